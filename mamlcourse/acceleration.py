@@ -1,0 +1,151 @@
+"""How the tasks of a meta-batch are computed: one after the other, in threads, or all at once with vmap.
+
+The algorithms hand over a function of one task; nothing here knows what an inner step is. All backends give the same
+numbers within rounding. Which is fastest depends on the device and the model; `choose` holds what was measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, NamedTuple
+
+import torch
+from torch import nn
+
+from .errors import check_choice
+
+BACKENDS = ("auto", "loop", "threads", "vmap")
+
+
+def choose(backend: str, model: nn.Module) -> str:
+    """The backend to use for this model where it stands; `backend` itself unless that is "auto".
+
+    Raises:
+        InputError: the backend is unknown.
+    """
+    check_choice("The backend", backend, BACKENDS)
+    if backend != "auto":
+        return backend
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
+    # On a CPU, vmap turns convolutions with a weight for each task into grouped convolutions, which are slow there;
+    # small dense models gain most from it, because for them the cost is in the number of calls.
+    if on_cpu and convolves:
+        return "threads" if torch.get_num_threads() > 1 else "loop"
+    return "vmap"
+
+
+class Calculus(NamedTuple):
+    """How to differentiate.
+
+    Attributes:
+        inner: (loss of parameters, parameters, order) -> gradients; constants if order is 1.
+        outer: (loss and outputs of meta-parameters, meta-parameters) -> (loss, outputs, gradients), used once.
+    """
+
+    inner: Callable
+    outer: Callable
+
+
+def _autograd_inner(loss, parameters, order):
+    if order == 1:
+        parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    slopes = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=order == 2)
+    return dict(zip(parameters, slopes))
+
+
+def _autograd_outer(task_loss, meta):
+    meta = {name: p.detach().requires_grad_() for name, p in meta.items()}
+    loss, outputs = task_loss(meta)
+    slopes = torch.autograd.grad(loss, list(meta.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), outputs.detach(), dict(zip(meta, slopes))
+
+
+def _functional_inner(loss, parameters, order):
+    if order == 2:
+        return torch.func.grad(loss)(parameters)
+    # The parameters are cut off so that no graph is built; the gradients too, because the loss also depends on
+    # meta-parameters that do not adapt (per-step norms, ANIL's body).
+    slopes = torch.func.grad(loss)({name: p.detach() for name, p in parameters.items()})
+    return {name: slope.detach() for name, slope in slopes.items()}
+
+
+def _functional_outer(task_loss, meta):
+    loss, pull, outputs = vjp(task_loss, meta, has_aux=True)
+    return loss, outputs, pull(torch.ones_like(loss))[0]
+
+
+def vjp(function, *arguments, has_aux=False):
+    """`torch.func.vjp` with a pull-back to use once: unlike `torch.func.grad`, it keeps no graph of itself."""
+    result, pull, *aux = torch.func.vjp(function, *arguments, has_aux=has_aux)
+    return result, functools.partial(pull, retain_graph=False, create_graph=False), *aux
+
+
+AUTOGRAD = Calculus(_autograd_inner, _autograd_outer)  # ordinary tensors
+FUNCTIONAL = Calculus(_functional_inner, _functional_outer)  # under vmap and other function transforms
+
+
+# Tasks. `one_task(module, task, calculus)` returns a dictionary of tensors.
+
+
+def map_over_tasks(one_task, module, batch, backend):
+    """{name: (tasks, ...)}: the results of every task, stacked."""
+    if backend == "vmap":
+        return _vmap(one_task, module, batch)
+    results = list(_one_by_one(one_task, module, batch, backend))
+    return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+
+def mean_over_tasks(one_task, module, batch, backend):
+    """{name: mean over the tasks}; in a loop only the sum is kept."""
+    if backend == "vmap":
+        return {name: value.mean(0) for name, value in _vmap(one_task, module, batch).items()}
+    total = None
+    for result in _one_by_one(one_task, module, batch, backend):
+        total = result if total is None else {name: value + result[name] for name, value in total.items()}
+    return {name: value / len(batch[0]) for name, value in total.items()}
+
+
+def _vmap(one_task, module, batch):
+    # Differentiating inside vmap, not through it: the other order is slightly wrong for F.batch_norm, whose
+    # batching rule takes the saved mean and deviation as constants.
+    function = lambda *task: one_task(module, task, FUNCTIONAL)  # noqa: E731
+    return torch.func.vmap(function, randomness="different")(*batch)
+
+
+def _one_by_one(one_task, module, batch, backend):
+    tasks = list(zip(*batch))
+    if backend == "loop" or len(tasks) == 1:
+        for task in tasks:
+            yield one_task(module, task, AUTOGRAD)
+        return
+    # functional_call swaps a module's parameters while it runs, so each thread needs a module of its own.
+    workers = min(torch.get_num_threads(), len(tasks))
+    modules = queue.SimpleQueue()
+    for _ in range(workers):
+        modules.put(copy.deepcopy(module))
+
+    def in_thread(task):
+        own = modules.get()
+        try:
+            return one_task(own, task, AUTOGRAD)
+        finally:
+            modules.put(own)
+
+    yield from _pool(workers).map(in_thread, tasks)
+
+
+@functools.cache
+def _pool(workers):
+    """Threads of one core each: several that use all cores would wait for each other."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,))
+    # set_num_threads also sets what threads started later begin with, so start all of ours now and put that back.
+    barrier = threading.Barrier(workers)
+    list(pool.map(lambda _: barrier.wait(), range(workers)))
+    torch.set_num_threads(before)
+    return pool

@@ -1,0 +1,48 @@
+"""What a model is made of, as far as meta-learning needs to know: which parameters adapt, which normalise."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from torch import nn
+
+from .errors import InputError
+
+
+def normalisation_parameters(model: nn.Module) -> list[str]:
+    """The names of all gains and biases of normalisation layers."""
+    return [f"{name}.{part}" for name, layer in _normalisation_layers(model) for part, _ in layer.named_parameters()]
+
+
+def refuse_running_statistics(model: nn.Module) -> None:
+    """Raise `InputError` if a layer keeps running batch statistics."""
+    for name, layer in _normalisation_layers(model):
+        if getattr(layer, "track_running_stats", False):
+            raise InputError(
+                f"The layer {name or type(layer).__name__!r} keeps running batch statistics, which mix the tasks: "
+                "build it with track_running_stats=False."
+            )
+
+
+def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list[str]) -> list[str]:
+    """The parameters that the patterns choose: each pattern adds names, or with a leading "!" takes them out again.
+
+    Raises:
+        InputError: the model has no trainable parameter, or none is chosen.
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names:
+        raise InputError("The model has no parameters that require gradients, so there is nothing to adapt.")
+    chosen = set()
+    for pattern in patterns:
+        matching = {name for name in names if fnmatch(name, pattern.removeprefix("!"))}
+        chosen = chosen - matching if pattern.startswith("!") else chosen | matching
+    chosen -= set(excluded)
+    if not chosen:
+        raise InputError(f"adapt={patterns} matches no parameter of the model; its parameters are {', '.join(names)}.")
+    return [name for name in names if name in chosen]
+
+
+def _normalisation_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]

@@ -1,0 +1,243 @@
+"""Families of tasks: few-shot character classification, and the sinusoids of Finn et al. 2017, section 5.1.
+
+A family is an endless, reproducible sequence of meta-batches. Batch i is a function of (seed, i) alone, worked out
+with tensor arithmetic from a hash: the same on every device, reachable out of order, so that a run resumes in the
+middle, and with no generator whose state could get lost. The whole data set lives on the device and episodes are
+gathered there by index; no data loader, nothing copied per step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .characters import Characters
+from .errors import InputError, check_number
+
+
+class TaskBatch(NamedTuple):
+    """A meta-batch of T tasks (episodes).
+
+    Attributes:
+        support_x: (T, support examples, ...) inputs to adapt to.
+        support_y: (T, support examples) int64 labels from 0 to ways - 1, or (T, support examples, ...) real targets.
+        query_x, query_y: likewise, the examples that adaptation is graded on.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+
+    def to(self, device) -> TaskBatch:
+        """The same batch on another device."""
+        return TaskBatch(*(tensor.to(device) for tensor in self))
+
+
+def check_batch(batch) -> TaskBatch:
+    """The four tensors as a `TaskBatch`.
+
+    Raises:
+        InputError: not four tensors, or their ranks, sizes, types or devices do not fit together.
+    """
+    if len(batch) != 4 or not all(isinstance(tensor, Tensor) for tensor in batch):
+        raise InputError(
+            f"A task batch is {type(batch).__name__} of {len(batch)}, but must be four tensors: "
+            "support_x, support_y, query_x, query_y."
+        )
+    batch = TaskBatch(*batch)
+    for name, x in (("support_x", batch.support_x), ("query_x", batch.query_x)):
+        if x.ndim < 3:
+            raise InputError(f"{name} has shape {tuple(x.shape)}, but must be (tasks, examples, ...) of rank 3 or more.")
+        if not x.is_floating_point():
+            raise InputError(f"{name} has dtype {x.dtype}, but must be a floating type.")
+    for name, y, x in (
+        ("support_y", batch.support_y, batch.support_x),
+        ("query_y", batch.query_y, batch.query_x),
+    ):
+        if y.dtype != torch.int64 and not y.is_floating_point():
+            raise InputError(f"{name} has dtype {y.dtype}, but must be torch.int64 (labels) or floating (targets).")
+        if y.shape[:2] != x.shape[:2] or (y.dtype == torch.int64 and y.ndim != 2):
+            raise InputError(
+                f"{name} has shape {tuple(y.shape)}, but must begin with {tuple(x.shape[:2])} (tasks, examples)"
+                + (" and end there, as labels do." if y.dtype == torch.int64 else ".")
+            )
+    if len(batch.support_x) != len(batch.query_x) or len(batch.support_x) == 0:
+        raise InputError(
+            f"The support set has {len(batch.support_x)} tasks and the query set {len(batch.query_x)}, "
+            "but both must have the same number, at least 1."
+        )
+    devices = {str(tensor.device) for tensor in batch}
+    if len(devices) > 1:
+        raise InputError(f"The batch's tensors are on {' and '.join(sorted(devices))}, but must be on one device.")
+    return batch
+
+
+class CharacterTasks:
+    """Episodes of N-way K-shot character classification.
+
+    In each task `ways` different classes are drawn, and from each class `shots` + `queries` different drawings, so no
+    class is twice in a task and no drawing in both support and query. With `rotations`, each class of a task is
+    turned as a whole by 0, 90, 180 or 270 degrees (Santoro et al. 2016): more classes to learn from, never two
+    rotations of one character in the same task. Examples are sorted by label.
+
+    Args:
+        characters: the classes to draw from.
+        ways: N, classes per task.
+        shots: K, support drawings per class.
+        queries: query drawings per class.
+        tasks_per_batch: T.
+        rotations: whether classes are rotated.
+        seed: same seed, same episodes, on every device.
+        device: where the data lives and the batches are made.
+
+    Batches hold float32 pictures (T, N x shots, 1, 28, 28) with ink = 1.
+
+    Raises:
+        InputError: a number is not positive, or the data has too few classes or drawings.
+    """
+
+    def __init__(
+        self,
+        characters: Characters,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        tasks_per_batch: int = 4,
+        rotations: bool = False,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):
+        numbers = {"ways": ways, "shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}
+        for name, number in numbers.items():
+            check_number(name, number, at_least=1, whole=True)
+        check_number("seed", seed, at_least=0, whole=True)
+        classes, drawings, height, width = characters.images.shape
+        if ways > classes:
+            raise InputError(f"ways is {ways}, but {characters.name} has {classes} classes: at most {classes}.")
+        if shots + queries > drawings:
+            raise InputError(
+                f"shots + queries is {shots} + {queries} = {shots + queries}, but {characters.name} has {drawings} "
+                f"drawings of each class: at most {drawings}."
+            )
+        self.characters, self.ways, self.shots, self.queries = characters, ways, shots, queries
+        self.tasks_per_batch, self.rotations, self.seed = tasks_per_batch, rotations, seed
+        self.device = torch.device(device)
+        self._images = characters.images.flatten(2).to(self.device)  # (classes, drawings, pixels) bytes
+        pixels = torch.arange(height * width).reshape(height, width)
+        turned = torch.stack([torch.rot90(pixels, turns).flatten() for turns in range(4)])
+        self._turned = turned.to(self.device)  # (4, pixels): which pixel comes here
+        labels = torch.arange(ways, device=self.device)
+        self._support_y = labels.repeat_interleave(shots).repeat(tasks_per_batch, 1)
+        self._query_y = labels.repeat_interleave(queries).repeat(tasks_per_batch, 1)
+
+    def draw(self, index: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which examples make batch `index`: classes (T, ways), drawings (T, ways, shots + queries), quarter turns
+        (T, ways). The first `shots` drawings are the support set."""
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        classes = _random_ints(key, 0, len(self.characters)).topk(self.ways).indices
+        order = _random_ints(key, 1, self.ways * self._images.shape[1])
+        order = order.reshape(self.tasks_per_batch, self.ways, -1)
+        drawings = order.topk(self.shots + self.queries).indices
+        turns = _random_ints(key, 2, self.ways) & 3 if self.rotations else torch.zeros_like(classes)
+        return classes, drawings, turns
+
+    def batch(self, index: int | Tensor) -> TaskBatch:
+        """Batch number `index` of this seed's sequence (a whole number, or a tensor holding one on the device)."""
+        classes, drawings, turns = self.draw(index)
+        pictures = self._images[classes[..., None], drawings]  # (T, ways, drawings, pixels)
+        if self.rotations:
+            pictures = pictures.gather(-1, self._turned[turns][:, :, None].expand_as(pictures))
+        pictures = (pictures.float() / 255).unflatten(-1, (1, *self.characters.images.shape[2:]))
+        return TaskBatch(
+            pictures[:, :, : self.shots].flatten(1, 2), self._support_y,
+            pictures[:, :, self.shots :].flatten(1, 2), self._query_y,
+        )  # fmt: skip
+
+    def __iter__(self):
+        index = 0
+        while True:
+            yield self.batch(index)
+            index += 1
+
+
+class SinusoidTasks:
+    """Regression of y = a sin(x - φ): amplitude a in [0.1, 5], phase φ in [0, π], x in [-5, 5], all uniform
+    (Finn et al. 2017, section 5.1).
+
+    Args:
+        shots, queries: points per task in the support and the query set.
+        tasks_per_batch: T.
+        seed: same seed, same tasks, on every device.
+        device: where batches are made.
+
+    Batches hold float32 (T, points, 1) inputs and targets.
+
+    Raises:
+        InputError: a number is not positive.
+    """
+
+    def __init__(
+        self, shots: int = 10, queries: int = 10, tasks_per_batch: int = 25, seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):  # fmt: skip
+        for name, number in {"shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}.items():
+            check_number(name, number, at_least=1, whole=True)
+        check_number("seed", seed, at_least=0, whole=True)
+        self.shots, self.queries, self.tasks_per_batch, self.seed = shots, queries, tasks_per_batch, seed
+        self.device = torch.device(device)
+
+    def waves(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Amplitudes and phases (radians) of the tasks in batch `index`, each (T, 1, 1)."""
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        amplitude, phase = _uniform(_random_ints(key, 0, 2))[..., None, None].unbind(1)
+        return 0.1 + 4.9 * amplitude, math.pi * phase
+
+    def batch(self, index: int | Tensor) -> TaskBatch:
+        """Batch number `index` of this seed's sequence."""
+        amplitude, phase = self.waves(index)
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        x = 10 * _uniform(_random_ints(key, 1, self.shots + self.queries))[..., None] - 5
+        y = amplitude * torch.sin(x - phase)
+        cut = self.shots
+        return TaskBatch(x[:, :cut], y[:, :cut], x[:, cut:], y[:, cut:])
+
+    __iter__ = CharacterTasks.__iter__
+
+
+# Random numbers as a hash of where they are used: splitmix64 (Steele, Lea and Flood 2014), in wrapping int64.
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # int64 has only the arithmetic shift: clear the copied sign
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def _task_keys(seed: int, index: int | Tensor, tasks: int, device) -> Tensor:
+    """One key (T, 1) for each task of a batch."""
+    key = _mix(torch.as_tensor(seed, dtype=torch.int64, device=device))
+    key = _mix(key + torch.as_tensor(index, dtype=torch.int64, device=device))
+    return _mix(key + torch.arange(tasks, device=device))[:, None]
+
+
+def _random_ints(key: Tensor, stream: int, count: int) -> Tensor:
+    """(T, count) random int64; different streams of one key are independent."""
+    return _mix(_mix(key + stream) + torch.arange(count, device=key.device))
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """Random int64 to float32 in [0, 1)."""
+    return _shift(x, 40).float() / (1 << 24)

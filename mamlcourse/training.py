@@ -1,0 +1,362 @@
+"""The outer loop: Adam on the meta-gradients, with a progress bar, checkpoints, and a way to stop and go on.
+
+A checkpoint is one file that holds everything: meta-parameters, Adam's state, the iteration (which is also the
+position in the tasks and in the schedule), the random state and the history. On a CPU, a run that was stopped and
+resumed equals one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .algorithms import MAML, learner
+from .errors import InputError, check_number
+from .evaluation import evaluate
+from .inspection import normalisation_parameters
+
+CHECKPOINT_FORMAT = 1
+FETCH_EVERY_ON_GPU = 20  # reading a loss makes the CPU wait for the GPU, so losses are read in groups
+
+
+@dataclass
+class History:
+    """What happened in training, by iteration.
+
+    Attributes:
+        losses: the meta-loss (mean over the batch's tasks) of each iteration.
+        accuracies: the query accuracy after adaptation, in [0, 1]; empty for regression.
+        validation: (iterations done, score) of each validation; the score is the accuracy, or minus the loss for
+            regression.
+        seconds: time spent in iterations, without validation and saving.
+        finished: whether all iterations were done; False after Ctrl-C.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def train(
+    maml: MAML,
+    tasks,
+    iterations: int,
+    *,
+    epochs: int = 100,
+    validation=None,
+    validation_tasks: int = 100,
+    validate_every: int | None = None,
+    checkpoint: str | Path | None = None,
+    save_every: int = 100,
+    resume: bool = False,
+    config: dict | None = None,
+    progress: bool = True,
+) -> History:
+    """Meta-train in place.
+
+    Args:
+        maml: what to train; its settings say how.
+        tasks: one of this package's task families, or any iterable (such as a DataLoader) of batches of four tensors
+            with a leading task dimension; it is begun again when it ends.
+        iterations: meta-batches in all, those of a resumed run included.
+        epochs: into how many epochs the iterations are divided, for the settings that change by epoch.
+        validation: a task family to measure on while training; it decides nothing here.
+        validation_tasks: how many of its tasks.
+        validate_every: iterations between validations; default a tenth of the run.
+        checkpoint: file to save to, every `save_every` iterations, at the end and on Ctrl-C.
+        resume: go on from `checkpoint` if it exists.
+        config: plain values to keep in the checkpoint for whoever loads it.
+        progress: whether to show a progress bar.
+
+    Ctrl-C ends training after the iteration under way, keeps what was learned and says how to go on; a second one
+    stops at once.
+
+    Raises:
+        InputError: a number is not allowed, a batch does not fit, the checkpoint is unreadable, of other settings or
+            cannot be written, or the loss stops being finite (the message names the iteration).
+    """
+    validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
+    numbers = dict(iterations=iterations, epochs=epochs, save_every=save_every, validate_every=validate_every)
+    for name, number in numbers.items():
+        check_number(name, number, at_least=1, whole=True)
+    if resume and checkpoint is None:
+        raise InputError("resume is True, but no checkpoint file was given to resume from.")
+    run = _Run(maml, iterations, checkpoint, config)
+    if resume and run.checkpoint.exists():
+        run.restore()
+    bar = tqdm(
+        total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name, unit="batch"
+    )
+    with bar, _stop_on_interrupt() as interrupted:
+        for batch in itertools.islice(_batches(tasks, run.done, run.device), iterations - run.done):
+            run.step(batch, epoch=run.done * epochs // iterations)
+            _show(bar, run.history, tasks=len(batch[0]))
+            if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
+                run.history.validation.append((run.done, evaluate(maml, validation, validation_tasks).score))
+            if run.done % save_every == 0:
+                run.save()
+            if interrupted():
+                break
+    run.history.finished = run.done == iterations
+    run.save()
+    if not run.history.finished:
+        how = f"resume from {run.checkpoint}" if run.checkpoint else "name a checkpoint file to be able to resume"
+        tqdm.write(f"Stopped after {run.done} of {iterations} iterations; what was learned is kept; {how}.")
+    return run.history
+
+
+def train_maml(
+    model: nn.Module,
+    task_dataloader,
+    inner_lr: float = 0.1,
+    outer_lr: float = 0.001,
+    inner_steps: int = 5,
+    first_order: bool = False,
+    plus_plus: bool = False,
+    iterations: int | None = None,
+    loss=nn.functional.cross_entropy,
+    progress: bool = True,
+) -> tuple[nn.Module, MAML, list[float]]:
+    """Meta-train a model with MAML, FOMAML, MAML++ or FOMAML++: just flip the flags.
+
+    Args:
+        model: any module; trained in place. With `plus_plus`, its normalisation layers get gains and biases by step,
+            which live in the returned `maml`: adapt with `maml.adapt`.
+        task_dataloader: a task family of this package, or any iterable of (support_x, support_y, query_x, query_y)
+            with a leading task dimension.
+        inner_lr, inner_steps: α (under a mean loss) and K.
+        outer_lr: Adam's rate.
+        first_order: hold the inner gradients constant (FOMAML).
+        plus_plus: annealed multi-step loss, a learned rate for each tensor and step, normalisation by step if the
+            model has it, cosine annealing of the outer rate.
+        iterations: meta-batches; default one pass over a DataLoader, or 50 of an endless family.
+        loss: (outputs, targets) -> mean over the examples.
+        progress: whether to show a progress bar.
+
+    Returns:
+        (model, maml, losses): the model, its meta-learner, and the meta-loss of each iteration.
+
+    Raises:
+        InputError: as `MAML` and `train`.
+    """
+    name = ("fo" if first_order else "") + "maml" + ("++" if plus_plus else "")
+    changes = dict(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps)
+    if plus_plus and not normalisation_parameters(model):
+        changes["per_step_norm"] = False
+    maml = learner(model, name, loss=loss, **changes)
+    if iterations is None:
+        iterations = len(task_dataloader) if hasattr(task_dataloader, "__len__") else 50
+    history = train(maml, task_dataloader, iterations, progress=progress)
+    return model, maml, history.losses
+
+
+def outer_rate(maml: MAML, iteration: int, iterations: int) -> float:
+    """Adam's rate at an iteration: constant, or along a cosine from `outer_lr` to a hundredth of it."""
+    highest = maml.settings.outer_lr
+    if not maml.settings.cosine:
+        return highest
+    lowest = highest / 100
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * iteration / iterations)) / 2
+
+
+class _Run:
+    """Everything that changes while training, with the file it is kept in."""
+
+    def __init__(self, maml: MAML, iterations: int, checkpoint, config):
+        self.maml, self.iterations, self.config = maml, iterations, config or {}
+        self.parameters = maml.meta_parameters()
+        self.device = next(iter(self.parameters.values())).device
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=maml.settings.outer_lr)
+        self.history, self.done, self.unread = History(), 0, []
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        if self.checkpoint is not None:
+            _check_writable(self.checkpoint)
+
+    def step(self, batch, epoch: int) -> None:
+        """One iteration: meta-gradients, Adam."""
+        began = time.perf_counter()
+        loss, accuracy, gradients = self.maml.meta_step(batch, epoch)
+        self.unread.append((loss, accuracy))
+        if self.device.type == "cpu" or len(self.unread) == FETCH_EVERY_ON_GPU:
+            self._read_losses()
+        for group in self.optimizer.param_groups:
+            group["lr"] = outer_rate(self.maml, self.done, self.iterations)
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        self.history.seconds += time.perf_counter() - began
+
+    def _read_losses(self) -> None:
+        for loss, accuracy in self.unread:
+            if not math.isfinite(loss.item()):
+                self._raise_diverged(len(self.history.losses) + 1, f"loss is {loss.item()}")
+            self.history.losses.append(loss.item())
+            if accuracy is not None:
+                self.history.accuracies.append(accuracy.item())
+        self.unread = []
+
+    def _raise_diverged(self, iteration: int, what: str):
+        kept = ""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            kept = f" The last good checkpoint is {self.checkpoint}."
+        settings = self.maml.settings
+        raise InputError(
+            f"Training diverged: the {what} at iteration {iteration}. Try a smaller inner_lr (now {settings.inner_lr}) "
+            f"or outer_lr (now {settings.outer_lr}).{kept}"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint; a state with a value that is not finite never replaces a good one."""
+        self._read_losses()
+        if self.checkpoint is None:
+            return
+        if not all(torch.isfinite(parameter).all() for parameter in self.parameters.values()):
+            self._raise_diverged(self.done, "meta-parameters are not finite")
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "settings": asdict(self.maml.settings),
+            "config": self.config,
+            "maml": self.maml.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "iterations": self.iterations,
+            "random_state": torch.get_rng_state(),
+            "history": asdict(self.history),
+        }
+        save_atomically(state, self.checkpoint)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint."""
+        state = load_checkpoint(self.checkpoint)
+        mine, theirs = asdict(self.maml.settings), state["settings"]
+        different = [name for name in mine if mine[name] != theirs.get(name)]
+        if different:
+            name = different[0]
+            raise InputError(
+                f"{self.checkpoint} was trained with {name}={theirs.get(name)!r}, but now {name} is {mine[name]!r}: "
+                "resume with the same settings, or train to another file."
+            )
+        if state["done"] > self.iterations:
+            raise InputError(
+                f"iterations is {self.iterations}, but {self.checkpoint} has done {state['done']}: "
+                f"it must be at least {state['done']}."
+            )
+        load_parameters(self.maml, state, self.checkpoint)
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random_state"])
+        self.history, self.done = History(**state["history"]), state["done"]
+        if state["iterations"] != self.iterations:
+            tqdm.write(
+                f"{self.checkpoint} was a run of {state['iterations']} iterations, now of {self.iterations}: "
+                "schedules follow the new length."
+            )
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """Write a file so that at every moment, a crash included, `path` is the old file or the new one, whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """The content of a checkpoint file, loaded without running code from it.
+
+    Raises:
+        InputError: the file does not exist or is not a readable checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint file {path}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways, none of which says so
+        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}).") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise InputError(f"{path} is not a checkpoint of this version of mamlcourse.")
+    return state
+
+
+def load_parameters(maml: MAML, state: dict, path) -> None:
+    """Put a checkpoint's meta-parameters into `maml`.
+
+    Raises:
+        InputError: they belong to another model.
+    """
+    try:
+        maml.load_state_dict(state["maml"])
+    except RuntimeError as error:
+        raise InputError(f"{path} belongs to another model: {str(error).splitlines()[1].strip()}") from error
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(path.name + ".tmp"), "wb"):
+            pass
+        path.with_name(path.name + ".tmp").unlink()
+    except OSError as error:
+        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}.") from error
+
+
+def _batches(tasks, start: int, device):
+    """Batches from number `start` on, without end, on the device."""
+    if hasattr(tasks, "batch"):
+        yield from (tasks.batch(index).to(device) for index in itertools.count(start))
+    skipped = 0
+    while True:
+        empty = True
+        for batch in tasks:
+            empty = False
+            if skipped < start:
+                skipped += 1
+                continue
+            yield tuple(tensor.to(device) for tensor in batch)
+        if empty:
+            raise InputError("The task loader has no batches (any more), but must give at least one each time.")
+
+
+def _show(bar, history: History, tasks: int) -> None:
+    shown = {"loss": f"{history.losses[-1]:.3f}"} if history.losses else {}
+    shown |= {"accuracy": f"{history.accuracies[-1]:.1%}"} if history.accuracies else {}
+    rate = bar.format_dict["rate"]
+    shown |= {"tasks/s": f"{rate * tasks:.0f}"} if rate else {}
+    bar.set_postfix(shown, refresh=False)
+    bar.update()
+
+
+@contextmanager
+def _stop_on_interrupt():
+    """A function that says whether Ctrl-C was pressed. Only the main thread can listen for it."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def note(number, frame):
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
