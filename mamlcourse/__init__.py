@@ -7,3 +7,5 @@ from .evaluation import Evaluation, evaluate
 from .models import MLP, Conv4
 from .tasks import CharacterTasks, SinusoidTasks, TaskBatch
 from .training import History, load_checkpoint, train, train_maml
+
+__version__ = "0.1.0"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import queue
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
@@ -136,16 +135,11 @@ def _one_by_one(one_task, module, batch, backend):
         finally:
             modules.put(own)
 
-    yield from _pool(workers).map(in_thread, tasks)
-
-
-@functools.cache
-def _pool(workers):
-    """Threads of one core each: several that use all cores would wait for each other."""
+    # The threads take one core each, and end with the batch: OpenMP counts every thread that lives, and once there
+    # are more than cores it puts the main thread to sleep at each operation, several times slower from then on.
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,))
-    # set_num_threads also sets what threads started later begin with, so start all of ours now and put that back.
-    barrier = threading.Barrier(workers)
-    list(pool.map(lambda _: barrier.wait(), range(workers)))
-    torch.set_num_threads(before)
-    return pool
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(in_thread, tasks)
+    finally:
+        torch.set_num_threads(before)  # what threads started later begin with

@@ -65,7 +65,7 @@ class Settings:
     per_step_norm: bool = False
     adapt: tuple[str, ...] = ("*",)
     checkpoint_steps: bool = False
-    outer_lr: float = 0.001
+    outer_lr: float = 0.003
     cosine: bool = False
 
     def __post_init__(self):

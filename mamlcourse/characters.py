@@ -23,7 +23,7 @@ class Split(NamedTuple):
     test: Characters
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)  # tensors have no truth value to compare by
 class Characters:
     """Drawings of many characters, each by several writers.
 
@@ -76,10 +76,10 @@ class Characters:
             InputError: `by` is unknown, or `validation` is negative or leaves no class for training.
         """
         check_choice("The split", by, ("alphabet", "random"))
-        check_number("seed", seed, at_least=0, whole=True)
+        check_number("seed", seed, at_least=0, at_most=2**63 - 1, whole=True)
         if validation is not None:
             check_number("validation", validation, at_least=0, whole=True)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         if by == "alphabet":
             pool = sorted(set(self.alphabets) - self.test_alphabets)
             count = 5 if validation is None else validation

@@ -1,6 +1,7 @@
 """The one exception that this package raises for bad input: one clear sentence, never a stack of causes."""
 
 from difflib import get_close_matches
+from numbers import Integral, Real
 
 
 class InputError(ValueError):
@@ -24,7 +25,7 @@ def check_number(what: str, value, *, at_least=None, above=None, at_most=None, w
     bounds += [f"at most {at_most}"] if at_most is not None else []
     kind = "a whole number" if whole else "a finite number"
     allowed = " ".join([kind, " and ".join(bounds)]).strip()
-    numeric = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    numeric = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     inside = (
         numeric
         and abs(value) < float("inf")

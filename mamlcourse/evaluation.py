@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .algorithms import MAML
-from .errors import check_number
+from .errors import InputError, check_number
+from .tasks import check_batch
 
 # Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal's is near.
 STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
@@ -34,7 +35,7 @@ def half_interval(values) -> float:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Measurements on T tasks, before adaptation and after each of K steps.
 
@@ -113,17 +114,20 @@ def evaluate(maml: MAML, tasks, number_of_tasks: int = 600, steps: int | None = 
         steps: adaptation steps; default the K that was trained.
 
     Raises:
-        InputError: a number is not allowed, or a batch does not fit.
+        InputError: a number is not allowed, a batch does not fit, or there is none.
     """
     check_number("number_of_tasks", number_of_tasks, at_least=1, whole=True)
+    device = next(maml.model.parameters()).device
     seen, missing = [], number_of_tasks
     with _left_as_it_was(maml.model):
         for batch in tasks:
-            trajectory = maml.trajectory(batch, steps)
+            trajectory = maml.trajectory(check_batch(batch).to(device), steps)
             seen.append([part if part is None else part[:missing].cpu() for part in trajectory[:3]])
             missing -= len(seen[-1][0])
             if missing <= 0:
                 break
+    if not seen:
+        raise InputError("There are no task batches (any more) to evaluate on, but there must be at least one.")
     support, query, accuracy = zip(*seen)
     return Evaluation(torch.cat(query), None if accuracy[0] is None else torch.cat(accuracy), torch.cat(support))
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from .characters import Characters
 from .errors import InputError, check_number
 
+LARGEST_SEED = 2**63 - 1  # seeds are hashed as int64
+
 
 class TaskBatch(NamedTuple):
     """A meta-batch of T tasks (episodes).
@@ -43,9 +45,10 @@ def check_batch(batch) -> TaskBatch:
     Raises:
         InputError: not four tensors, or their ranks, sizes, types or devices do not fit together.
     """
-    if len(batch) != 4 or not all(isinstance(tensor, Tensor) for tensor in batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) != 4 or not all(isinstance(part, Tensor) for part in batch):
+        parts = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, (tuple, list)) else ""
         raise InputError(
-            f"A task batch is {type(batch).__name__} of {len(batch)}, but must be four tensors: "
+            f"A task batch is of type {type(batch).__name__}{parts}, but must be four tensors: "
             "support_x, support_y, query_x, query_y."
         )
     batch = TaskBatch(*batch)
@@ -114,7 +117,9 @@ class CharacterTasks:
         numbers = {"ways": ways, "shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}
         for name, number in numbers.items():
             check_number(name, number, at_least=1, whole=True)
-        check_number("seed", seed, at_least=0, whole=True)
+        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
+        if not isinstance(characters, Characters):
+            raise InputError(f"characters is of type {type(characters).__name__}, but must be Characters, such as one part of a split.")
         classes, drawings, height, width = characters.images.shape
         if ways > classes:
             raise InputError(f"ways is {ways}, but {characters.name} has {classes} classes: at most {classes}.")
@@ -186,7 +191,7 @@ class SinusoidTasks:
     ):  # fmt: skip
         for name, number in {"shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}.items():
             check_number(name, number, at_least=1, whole=True)
-        check_number("seed", seed, at_least=0, whole=True)
+        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
         self.shots, self.queries, self.tasks_per_batch, self.seed = shots, queries, tasks_per_batch, seed
         self.device = torch.device(device)
 

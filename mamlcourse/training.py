@@ -7,8 +7,11 @@ resumed equals one that was not, bit for bit.
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import math
+import operator
 import os
 import signal
 import threading
@@ -25,6 +28,7 @@ from .algorithms import MAML, learner
 from .errors import InputError, check_number
 from .evaluation import evaluate
 from .inspection import normalisation_parameters
+from .tasks import check_batch
 
 CHECKPOINT_FORMAT = 1
 FETCH_EVERY_ON_GPU = 20  # reading a loss makes the CPU wait for the GPU, so losses are read in groups
@@ -86,12 +90,14 @@ def train(
 
     Raises:
         InputError: a number is not allowed, a batch does not fit, the checkpoint is unreadable, of other settings or
-            cannot be written, or the loss stops being finite (the message names the iteration).
+            cannot be written, or the loss or a meta-parameter stops being finite (the message names the iteration).
     """
-    validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
-    numbers = dict(iterations=iterations, epochs=epochs, save_every=save_every, validate_every=validate_every)
+    numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
+    numbers |= {} if validate_every is None else {"validate_every": validate_every}
     for name, number in numbers.items():
         check_number(name, number, at_least=1, whole=True)
+    iterations = int(iterations)  # a checkpoint takes no numpy numbers
+    validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
     if resume and checkpoint is None:
         raise InputError("resume is True, but no checkpoint file was given to resume from.")
     run = _Run(maml, iterations, checkpoint, config)
@@ -158,7 +164,7 @@ def train_maml(
         changes["per_step_norm"] = False
     maml = learner(model, name, loss=loss, **changes)
     if iterations is None:
-        iterations = len(task_dataloader) if hasattr(task_dataloader, "__len__") else 50
+        iterations = operator.length_hint(task_dataloader, 50)  # not every DataLoader has a length
     history = train(maml, task_dataloader, iterations, progress=progress)
     return model, maml, history.losses
 
@@ -181,9 +187,10 @@ class _Run:
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=maml.settings.outer_lr)
         self.history, self.done, self.unread = History(), 0, []
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint, self.saved = None if checkpoint is None else Path(checkpoint), False
         if self.checkpoint is not None:
             _check_writable(self.checkpoint)
+            _check_plain(self.config)
 
     def step(self, batch, epoch: int) -> None:
         """One iteration: meta-gradients, Adam."""
@@ -211,9 +218,7 @@ class _Run:
         self.unread = []
 
     def _raise_diverged(self, iteration: int, what: str):
-        kept = ""
-        if self.checkpoint is not None and self.checkpoint.exists():
-            kept = f" The last good checkpoint is {self.checkpoint}."
+        kept = f" The last good checkpoint is {self.checkpoint}." if self.saved else ""
         settings = self.maml.settings
         raise InputError(
             f"Training diverged: the {what} at iteration {iteration}. Try a smaller inner_lr (now {settings.inner_lr}) "
@@ -223,10 +228,11 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint; a state with a value that is not finite never replaces a good one."""
         self._read_losses()
+        unbounded = [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
+        if unbounded:
+            self._raise_diverged(self.done, f"meta-parameter {unbounded[0]} is not finite")
         if self.checkpoint is None:
             return
-        if not all(torch.isfinite(parameter).all() for parameter in self.parameters.values()):
-            self._raise_diverged(self.done, "meta-parameters are not finite")
         state = {
             "format": CHECKPOINT_FORMAT,
             "settings": asdict(self.maml.settings),
@@ -239,6 +245,7 @@ class _Run:
             "history": asdict(self.history),
         }
         save_atomically(state, self.checkpoint)
+        self.saved = True
 
     def restore(self) -> None:
         """Go on from the checkpoint."""
@@ -259,7 +266,8 @@ class _Run:
         load_parameters(self.maml, state, self.checkpoint)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random_state"])
-        self.history, self.done = History(**state["history"]), state["done"]
+        self.history, self.done, self.saved = History(**state["history"]), state["done"], True
+        self.history.finished = False
         if state["iterations"] != self.iterations:
             tqdm.write(
                 f"{self.checkpoint} was a run of {state['iterations']} iterations, now of {self.iterations}: "
@@ -268,13 +276,20 @@ class _Run:
 
 
 def save_atomically(state: dict, path: Path) -> None:
-    """Write a file so that at every moment, a crash included, `path` is the old file or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a file so that at every moment, a crash included, `path` is the old file or the new one, whole.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    content = io.BytesIO()  # torch.save hides what is wrong with a file that it writes to
+    torch.save(state, content)
+    temporary = _temporary(path)
+    with _naming(path):
+        with open(temporary, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -301,26 +316,54 @@ def load_parameters(maml: MAML, state: dict, path) -> None:
     Raises:
         InputError: they belong to another model.
     """
+    # load_state_dict would load what fits before it complains about the rest.
+    here, there = maml.state_dict(), state["maml"]
+    for name in [*here, *(name for name in there if name not in here)]:
+        mine, theirs = (f"{v[name].dtype} {tuple(v[name].shape)}" if name in v else "nothing" for v in (here, there))
+        if mine != theirs:
+            raise InputError(f"{path} belongs to another model: for {name} it holds {theirs}, but this one has {mine}.")
+    maml.load_state_dict(there)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+@contextmanager
+def _naming(path: Path):
+    """Turn what the system says when a file cannot be written into one sentence that names it."""
     try:
-        maml.load_state_dict(state["maml"])
-    except RuntimeError as error:
-        raise InputError(f"{path} belongs to another model: {str(error).splitlines()[1].strip()}") from error
+        yield
+    except OSError as error:
+        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}.") from error
 
 
 def _check_writable(path: Path) -> None:
-    try:
+    with _naming(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_name(path.name + ".tmp"), "wb"):
-            pass
-        path.with_name(path.name + ".tmp").unlink()
-    except OSError as error:
-        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}.") from error
+        _temporary(path).touch()
+        _temporary(path).unlink()
+
+
+def _check_plain(config: dict) -> None:
+    """Raise `InputError` unless a checkpoint with this config could be read again."""
+    content = io.BytesIO()
+    try:
+        torch.save(config, content)
+        content.seek(0)
+        torch.load(content, weights_only=True)
+    except Exception as error:  # pickle raises many kinds
+        raise InputError(f"config is {config!r}, but must hold plain values: numbers, strings, lists.") from error
 
 
 def _batches(tasks, start: int, device):
     """Batches from number `start` on, without end, on the device."""
     if hasattr(tasks, "batch"):
         yield from (tasks.batch(index).to(device) for index in itertools.count(start))
+    # A DataLoader draws random numbers when it begins; those of the batches that are skipped were drawn long ago.
+    random_state = torch.get_rng_state()
     skipped = 0
     while True:
         empty = True
@@ -328,8 +371,10 @@ def _batches(tasks, start: int, device):
             empty = False
             if skipped < start:
                 skipped += 1
+                if skipped == start:
+                    torch.set_rng_state(random_state)
                 continue
-            yield tuple(tensor.to(device) for tensor in batch)
+            yield check_batch(batch).to(device)
         if empty:
             raise InputError("The task loader has no batches (any more), but must give at least one each time.")
 

@@ -1,0 +1,26 @@
+# Everything runs in .venv, which the first target to need it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: compare test lab glyphs clean
+
+compare: .venv/ready
+	$(BIN)/mamlcourse compare
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks
+
+# Draw the built-in characters anew (the packed file is committed).
+glyphs: .venv/ready
+	$(BIN)/python -m mamlcourse.glyphs
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

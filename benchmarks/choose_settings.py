@@ -1,0 +1,54 @@
+"""How the settings of the short comparison were chosen: a search on validation alphabets of Omniglot's background set.
+
+    MAMLCOURSE_DATA=FOLDER python benchmarks/choose_settings.py results/settings-search.json
+
+Every candidate trains on 200 tasks of the 25 training alphabets and is measured on tasks of the 5 validation
+alphabets; the evaluation alphabets are never looked at. One row per candidate and seed is added to the file as it
+is measured, and candidates that are already there are skipped.
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from mamlcourse import CharacterTasks, Conv4, evaluate, learner, load_characters, train
+
+SEEDS, VALIDATION_TASKS = (0, 1), 200
+ITERATIONS, TASKS_PER_BATCH, FILTERS = 50, 4, 32
+
+
+def candidates():
+    """Rates and schedule of each algorithm; everything else as in its recipe."""
+    for algorithm, outer_lr, inner_lr, cosine in itertools.product(
+        ("maml", "fomaml", "maml++"), (0.005, 0.003, 0.01), (0.1, 0.2), (True, False)
+    ):
+        yield dict(algorithm=algorithm, inner_lr=inner_lr, outer_lr=outer_lr, cosine=cosine)
+
+
+def measure(split, seed, algorithm, **settings):
+    """Validation accuracy of one candidate after 200 training tasks."""
+    torch.manual_seed(seed)
+    maml = learner(Conv4(5, FILTERS), algorithm, **settings)
+    training = CharacterTasks(split.train, tasks_per_batch=TASKS_PER_BATCH, rotations=True, seed=seed)
+    history = train(maml, training, ITERATIONS, progress=False)
+    validation = evaluate(maml, CharacterTasks(split.validation, seed=seed), VALIDATION_TASKS)
+    return dict(accuracy=validation.accuracy, interval=validation.interval, seconds=history.seconds)
+
+
+def main(path):
+    split = load_characters("omniglot").split("alphabet", validation=5)
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for seed, candidate in itertools.product(SEEDS, candidates()):
+        key = dict(candidate, seed=seed)
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        rows.append(key | measure(split, **key))
+        path.write_text(json.dumps(rows, indent=1))
+        print(rows[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,291 @@
+"""The command line: compare, train, evaluate, data, doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import acceleration, comparison, figures, omniglot
+from .algorithms import RECIPES, Settings, learner, recipe
+from .characters import load_characters
+from .errors import InputError
+from .evaluation import evaluate as evaluate_learner
+from .problems import Problem, choose_device
+from .records import provenance, write_json
+from .training import load_checkpoint, load_parameters
+from .training import train as train_learner
+
+app = typer.Typer(
+    help="Learn MAML, FOMAML and MAML++ by building them.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+console = Console()
+
+ALGORITHMS = "one of " + ", ".join(RECIPES)
+AlgorithmOption = Annotated[str, typer.Option(help=f"The algorithm: {ALGORITHMS}.")]
+DatasetOption = Annotated[str, typer.Option(help="The characters: glyphs (built in) or omniglot.")]
+RootOption = Annotated[
+    Optional[Path], typer.Option(help="Folder of Omniglot; default $MAMLCOURSE_DATA, else the user's cache.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BackendOption = Annotated[str, typer.Option(help=f"How tasks are computed: {', '.join(acceleration.BACKENDS)}.")]
+InnerLrOption = Annotated[Optional[float], typer.Option(help="Inner rate (mean loss); default the recipe's.")]
+OuterLrOption = Annotated[Optional[float], typer.Option(help="Outer rate of Adam; default the recipe's.")]
+StepsOption = Annotated[Optional[int], typer.Option(help="Adaptation steps; default the recipe's.")]
+CosineOption = Annotated[
+    Optional[bool], typer.Option("--cosine/--constant", help="Outer rate by cosine or constant; default the recipe's.")
+]
+WaysOption = Annotated[int, typer.Option(help="Classes in a task.")]
+ShotsOption = Annotated[int, typer.Option(help="Support drawings per class.")]
+QueriesOption = Annotated[int, typer.Option(help="Query drawings per class.")]
+FiltersOption = Annotated[int, typer.Option(help="Channels of the network's convolutions.")]
+ReductionOption = Annotated[str, typer.Option(help="How the network shrinks its pictures: max-pool or stride.")]
+BatchOption = Annotated[int, typer.Option(help="Tasks in a meta-batch.")]
+
+
+@app.command()
+def compare(
+    algorithm: Annotated[
+        list[str], typer.Option(help=f"An algorithm to compare; give it again for each: {ALGORITHMS}.")
+    ] = ["maml", "fomaml", "maml++"],  # noqa: B006 - typer reads it, nobody changes it
+    dataset: DatasetOption = "glyphs",
+    train_tasks: Annotated[int, typer.Option(help="Training tasks for each algorithm and seed.")] = 200,
+    eval_tasks: Annotated[int, typer.Option(help="Test tasks.")] = 200,
+    seeds: Annotated[int, typer.Option(help="Repetitions with other weights and training tasks.")] = 1,
+    tasks_per_batch: BatchOption = 4,
+    inner_lr: InnerLrOption = None,
+    outer_lr: OuterLrOption = None,
+    inner_steps: StepsOption = None,
+    cosine: CosineOption = None,
+    ways: WaysOption = 5,
+    shots: ShotsOption = 1,
+    queries: QueriesOption = 15,
+    filters: FiltersOption = 32,
+    reduction: ReductionOption = "max-pool",
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    json: Annotated[Path, typer.Option(help="File for the record, raw values included.")] = Path("runs/compare.json"),
+    figure: Annotated[Path, typer.Option(help="PNG or SVG file for the picture.")] = Path("runs/compare.png"),
+):
+    """Train algorithms on the same tasks, test them on unseen alphabets, and say which to use."""
+    _check_output(json, ".json")
+    _check_output(figure, ".png", ".svg")
+    problem = Problem(
+        dataset=dataset, validation=0, ways=ways, shots=shots, queries=queries, filters=filters,
+        reduction=reduction, root=root,
+    )  # fmt: skip
+    record = comparison.compare(
+        algorithm, problem, train_tasks=train_tasks, eval_tasks=eval_tasks, tasks_per_batch=tasks_per_batch,
+        seeds=range(_at_least_one("seeds", seeds)), device=device, backend=backend,
+        **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine),
+    )  # fmt: skip
+    console.print(comparison.table(record))
+    console.print(comparison.recommendation(record), highlight=False)
+    write_json(record, json)
+    figures.comparison_figure(record).savefig(figure, dpi=110)
+    console.print(f"Record: {json}\nFigure: {figure}", highlight=False)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Checkpoint file.")],
+    algorithm: AlgorithmOption = "maml",
+    dataset: DatasetOption = "glyphs",
+    iterations: Annotated[int, typer.Option(help="Meta-batches in all.")] = 500,
+    tasks_per_batch: BatchOption = 4,
+    seed: Annotated[int, typer.Option(help="Initial weights and training tasks.")] = 0,
+    inner_lr: InnerLrOption = None,
+    outer_lr: OuterLrOption = None,
+    inner_steps: StepsOption = None,
+    cosine: CosineOption = None,
+    ways: WaysOption = 5,
+    shots: ShotsOption = 1,
+    queries: QueriesOption = 15,
+    filters: FiltersOption = 32,
+    reduction: ReductionOption = "max-pool",
+    save_every: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 100,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+):
+    """Meta-train one algorithm and keep it in a checkpoint file."""
+    if out.exists() and not resume:
+        raise InputError(f"{out} exists: go on with --resume, or name another file with --out.")
+    chosen = choose_device(device)
+    problem = Problem(
+        dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, reduction=reduction, root=root
+    )
+    settings = recipe(
+        algorithm, **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
+    )
+    config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
+    if out.exists():
+        _check_same_config(load_checkpoint(out)["config"], config, out)
+    maml = learner(problem.network(seed, chosen), settings, backend=backend)
+    history = train_learner(
+        maml, problem.tasks("train", tasks_per_batch, seed, chosen), iterations, checkpoint=out, save_every=save_every,
+        resume=resume, config=config, validation=problem.tasks("validation", 10, 0, chosen), validation_tasks=40,
+    )  # fmt: skip
+    if not history.finished:
+        console.print(f"Go on with the same command and --resume; {out} has everything.", highlight=False)
+        raise typer.Exit(130)
+    validated = f", accuracy on validation alphabets {history.validation[-1][1]:.1%}" if history.validation else ""
+    console.print(f"Trained {iterations} iterations in {history.seconds:.0f} s{validated}.", highlight=False)
+    console.print(f"Checkpoint: {out}. Test it with: mamlcourse evaluate {out}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file of `mamlcourse train`.")],
+    tasks: Annotated[int, typer.Option(help="How many tasks to test on.")] = 600,
+    part: Annotated[str, typer.Option(help="Which classes: test, validation or train.")] = "test",
+    steps: StepsOption = None,
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    json: Annotated[Optional[Path], typer.Option(help="Write the measurements, task by task, to this file.")] = None,
+):
+    """Measure a trained checkpoint step by step, with 95% intervals over tasks (transductive batch statistics)."""
+    if json:
+        _check_output(json, ".json")
+    chosen = choose_device(device)
+    state = load_checkpoint(checkpoint)
+    if "problem" not in state["config"]:
+        raise InputError(f"{checkpoint} does not say what it was trained on: make it with `mamlcourse train`.")
+    problem = Problem(**state["config"]["problem"], root=root)
+    maml = learner(problem.network(0, chosen), Settings(**state["settings"]), backend=backend)
+    load_parameters(maml, state, checkpoint)
+    measured = evaluate_learner(maml, problem.tasks(part, 10, 0, chosen), tasks, steps)
+    shown = Table(title=f"{maml.settings.name} on {tasks} {part} tasks of {problem.dataset}", title_justify="left")
+    shown.add_column("adaptation steps", justify="right")
+    shown.add_column("query accuracy (%)", justify="right")
+    shown.add_column("query loss", justify="right")
+    for step, (accuracy, loss) in enumerate(zip(measured.by_step, measured.loss_by_step)):
+        shown.add_row(str(step), f"{100 * accuracy:.1f}", f"{loss:.3f}")
+    console.print(shown)
+    console.print(
+        f"accuracy {100 * measured.accuracy:.1f} ± {100 * measured.interval:.1f}% (95% interval over tasks), "
+        f"spread over tasks {100 * measured.spread:.1f} points, worst tenth {100 * measured.worst_decile:.1f}%, "
+        f"{100 * measured.overshoot:.0f}% of tasks overshoot",
+        highlight=False,
+    )
+    if json:
+        record = {
+            "kind": "evaluation", **provenance(chosen), **state["config"], "settings": state["settings"],
+            "iterations": state["done"], "part": part, "accuracy": measured.accuracy, "interval": measured.interval,
+            "task_accuracies": measured.accuracies.tolist(), "task_losses": measured.losses.tolist(),
+        }  # fmt: skip
+        write_json(record, json)
+        console.print(f"Record: {json}", highlight=False)
+
+
+@app.command()
+def data(
+    dataset: Annotated[str, typer.Argument(help="glyphs or omniglot.")] = "glyphs",
+    root: RootOption = None,
+    sheet: Annotated[Optional[Path], typer.Option(help="Draw a sheet of characters to this PNG or SVG file.")] = None,
+):
+    """Load a set of characters (fetching and preparing Omniglot if need be) and describe it."""
+    if sheet:
+        _check_output(sheet, ".png", ".svg")
+    characters = load_characters(dataset, root)
+    split = characters.split()
+    console.print(
+        f"{characters.name}: {len(characters)} characters of {len(set(characters.alphabets))} alphabets, "
+        f"{characters.images.shape[1]} drawings each, {characters.images.shape[2]} x {characters.images.shape[3]} pixels.",
+        highlight=False,
+    )
+    for part, classes in zip(split._fields, split):
+        names = ", ".join(sorted(set(classes.alphabets)))
+        console.print(f"{part}: {len(classes)} characters of {names}", highlight=False)
+    if sheet:
+        figures.character_sheet(characters).savefig(sheet, dpi=110)
+        console.print(f"Sheet: {sheet}", highlight=False)
+
+
+@app.command()
+def doctor():
+    """Say what is installed, which device is there, where the data is, and what a run would use."""
+    shown = Table(show_header=False, title="mamlcourse doctor", title_justify="left")
+    shown.add_row("python", platform.python_version())
+    for package in ("mamlcourse", "torch", "torchvision", "jupyterlab", "ipywidgets", "matplotlib", "nbval"):
+        shown.add_row(package, _version(package))
+    chosen = choose_device()
+    gpu = torch.cuda.get_device_name() if chosen.type == "cuda" else "none that PyTorch can use"
+    shown.add_row("GPU", gpu)
+    shown.add_row("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} used by PyTorch")
+    glyphs = load_characters("glyphs")
+    shown.add_row("glyphs", f"built in, {len(glyphs)} characters")
+    found = omniglot.find()
+    where = f"{found.kind} in {found.folder} ({found.chosen_by})"
+    shown.add_row(
+        "omniglot", where if found.kind != "nothing" else f"not in {found.folder} ({found.chosen_by}); would be fetched"
+    )
+    backend = acceleration.choose("auto", Problem().network(0, chosen))
+    shown.add_row("a run would use", f"device {chosen}, backend {backend}, glyphs")
+    console.print(shown)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one sentence and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"mamlcourse: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("mamlcourse: stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _given(**options) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _at_least_one(name: str, number: int) -> int:
+    if number < 1:
+        raise InputError(f"{name} is {number}, but must be a whole number at least 1.")
+    return number
+
+
+def _check_output(path: Path, *endings: str) -> None:
+    """Refuse an output file that cannot be written, before the work is done rather than after."""
+    if path.suffix not in endings:
+        raise InputError(f"The file {path} ends in {path.suffix!r}, but must end in {' or '.join(endings)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be written: {error.strerror}.") from error
+
+
+def _check_same_config(theirs: dict, mine: dict, path: Path) -> None:
+    flat_theirs = {**theirs.get("problem", {}), **{k: v for k, v in theirs.items() if k != "problem"}}
+    flat_mine = {**mine["problem"], **{k: v for k, v in mine.items() if k != "problem"}}
+    for name, value in flat_mine.items():
+        if flat_theirs.get(name) != value:
+            raise InputError(
+                f"{path} was trained with {name} {flat_theirs.get(name)!r}, but now {name} is {value!r}: "
+                "resume with the same options, or name another file with --out."
+            )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

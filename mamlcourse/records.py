@@ -1,0 +1,86 @@
+"""Result files: JSON that says with which command, versions and hardware, and when, its numbers came about."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from .errors import InputError
+
+
+def provenance(device: str | torch.device = "cpu") -> dict:
+    """Where and how this process runs, for a result file: command, versions, hardware, date (UTC)."""
+    device = torch.device(device)
+    import mamlcourse
+
+    return {
+        "command": _command(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "mamlcourse": mamlcourse.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": platform.system(),
+        },
+    }
+
+
+def write_json(record: dict, path: str | Path) -> None:
+    """Write a result file whole or not at all.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"The result file {path} cannot be written: {error.strerror}.") from error
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a result file.
+
+    Raises:
+        InputError: it is not there, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The result file {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"The result file {path} is not JSON.") from error
+
+
+def _command() -> str:
+    """The command line with the program's name alone: where it is installed is nobody's business."""
+    name = Path(sys.argv[0]).name
+    program = {"__main__.py": "python -m mamlcourse"}.get(name, name)
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def _processor() -> str:
+    """The processor's model name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
