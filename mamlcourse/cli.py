@@ -90,10 +90,10 @@ def compare(
         **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine),
     )  # fmt: skip
     console.print(comparison.table(record))
-    console.print(comparison.recommendation(record), highlight=False)
+    typer.echo(comparison.recommendation(record))
     write_json(record, json)
     figures.comparison_figure(record).savefig(figure, dpi=110)
-    console.print(f"Record: {json}\nFigure: {figure}", highlight=False)
+    typer.echo(f"Record: {json}\nFigure: {figure}")
 
 
 @app.command()
@@ -136,13 +136,14 @@ def train(
     history = train_learner(
         maml, problem.tasks("train", tasks_per_batch, seed, chosen), iterations, checkpoint=out, save_every=save_every,
         resume=resume, config=config, validation=problem.tasks("validation", 10, 0, chosen), validation_tasks=40,
+        validate_every=max(iterations // 10, 10),
     )  # fmt: skip
     if not history.finished:
-        console.print(f"Go on with the same command and --resume; {out} has everything.", highlight=False)
+        typer.echo(f"Go on with the same command and --resume; {out} has everything.")
         raise typer.Exit(130)
     validated = f", accuracy on validation alphabets {history.validation[-1][1]:.1%}" if history.validation else ""
-    console.print(f"Trained {iterations} iterations in {history.seconds:.0f} s{validated}.", highlight=False)
-    console.print(f"Checkpoint: {out}. Test it with: mamlcourse evaluate {out}", highlight=False)
+    typer.echo(f"Trained {iterations} iterations in {history.seconds:.0f} s{validated}.")
+    typer.echo(f"Checkpoint: {out}. Test it with: mamlcourse evaluate {out}")
 
 
 @app.command()
@@ -174,11 +175,10 @@ def evaluate(
     for step, (accuracy, loss) in enumerate(zip(measured.by_step, measured.loss_by_step)):
         shown.add_row(str(step), f"{100 * accuracy:.1f}", f"{loss:.3f}")
     console.print(shown)
-    console.print(
+    typer.echo(
         f"accuracy {100 * measured.accuracy:.1f} ± {100 * measured.interval:.1f}% (95% interval over tasks), "
         f"spread over tasks {100 * measured.spread:.1f} points, worst tenth {100 * measured.worst_decile:.1f}%, "
         f"{100 * measured.overshoot:.0f}% of tasks overshoot",
-        highlight=False,
     )
     if json:
         record = {
@@ -187,7 +187,7 @@ def evaluate(
             "task_accuracies": measured.accuracies.tolist(), "task_losses": measured.losses.tolist(),
         }  # fmt: skip
         write_json(record, json)
-        console.print(f"Record: {json}", highlight=False)
+        typer.echo(f"Record: {json}")
 
 
 @app.command()
@@ -201,17 +201,16 @@ def data(
         _check_output(sheet, ".png", ".svg")
     characters = load_characters(dataset, root)
     split = characters.split()
-    console.print(
+    typer.echo(
         f"{characters.name}: {len(characters)} characters of {len(set(characters.alphabets))} alphabets, "
         f"{characters.images.shape[1]} drawings each, {characters.images.shape[2]} x {characters.images.shape[3]} pixels.",
-        highlight=False,
     )
     for part, classes in zip(split._fields, split):
         names = ", ".join(sorted(set(classes.alphabets)))
-        console.print(f"{part}: {len(classes)} characters of {names}", highlight=False)
+        typer.echo(f"{part}: {len(classes)} characters of {names}")
     if sheet:
         figures.character_sheet(characters).savefig(sheet, dpi=110)
-        console.print(f"Sheet: {sheet}", highlight=False)
+        typer.echo(f"Sheet: {sheet}")
 
 
 @app.command()

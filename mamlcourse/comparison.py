@@ -82,7 +82,10 @@ def compare(
         "tasks_per_batch": tasks_per_batch,
         "eval_tasks": eval_tasks,
         "seeds": seeds,
-        "algorithms": {name: {"settings": asdict(settings[name]), "runs": []} for name in algorithms},
+        "algorithms": {
+            name: {"settings": asdict(settings[name]) | {"adapt": list(settings[name].adapt)}, "runs": []}
+            for name in algorithms
+        },
     }
     for seed in seeds:
         for name in algorithms:

@@ -70,8 +70,8 @@ def read_json(path: str | Path) -> dict:
 
 def _command() -> str:
     """The command line with the program's name alone: where it is installed is nobody's business."""
-    name = Path(sys.argv[0]).name
-    program = {"__main__.py": "python -m mamlcourse"}.get(name, name)
+    script = Path(sys.argv[0])
+    program = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 

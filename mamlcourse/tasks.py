@@ -54,7 +54,7 @@ def check_batch(batch) -> TaskBatch:
     batch = TaskBatch(*batch)
     for name, x in (("support_x", batch.support_x), ("query_x", batch.query_x)):
         if x.ndim < 3:
-            raise InputError(f"{name} has shape {tuple(x.shape)}, but must be (tasks, examples, ...) of rank 3 or more.")
+            raise InputError(f"{name} has shape {tuple(x.shape)}, but must be (tasks, examples, ...), rank 3 or more.")
         if not x.is_floating_point():
             raise InputError(f"{name} has dtype {x.dtype}, but must be a floating type.")
     for name, y, x in (
@@ -119,7 +119,8 @@ class CharacterTasks:
             check_number(name, number, at_least=1, whole=True)
         check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
         if not isinstance(characters, Characters):
-            raise InputError(f"characters is of type {type(characters).__name__}, but must be Characters, such as one part of a split.")
+            kind = type(characters).__name__
+            raise InputError(f"characters is of type {kind}, but must be Characters, such as one part of a split.")
         classes, drawings, height, width = characters.images.shape
         if ways > classes:
             raise InputError(f"ways is {ways}, but {characters.name} has {classes} classes: at most {classes}.")

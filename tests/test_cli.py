@@ -1,0 +1,132 @@
+"""The command line as a user types it: what it prints, writes and refuses."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mamlcourse import cli
+from mamlcourse.records import read_json
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a command inside an empty folder; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    # Measuring memory starts processes, which takes seconds; test_comparison.py tests it.
+    monkeypatch.setattr("mamlcourse.comparison.peak_of_training", lambda *arguments: 1_000_000)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["mamlcourse", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+TINY = ["--filters", "4", "--queries", "2"]
+
+
+def test_compare_prints_a_table_and_a_recommendation_and_writes_both_files(run, tmp_path):
+    options = ["--train-tasks", "8", "--eval-tasks", "6", "--seeds", "2"]
+    code, out, err = run("compare", *TINY, *options)
+    assert code == 0, err
+    assert "MAML++" in out and "test accuracy (%)" in out and " here." in out
+    record = read_json(tmp_path / "runs" / "compare.json")
+    assert record["command"] == "mamlcourse compare --filters 4 --queries 2 --train-tasks 8 --eval-tasks 6 --seeds 2"
+    assert (tmp_path / "runs" / "compare.png").stat().st_size > 10_000
+
+
+def test_compare_takes_any_recipes_and_rates(run, tmp_path):
+    options = ["--train-tasks", "4", "--eval-tasks", "4", "--inner-lr", "0.01", "--outer-lr", "0.001", "--cosine"]
+    algorithms = ["--algorithm", "fomaml++", "--algorithm", "reptile", "--algorithm", "anil", "--algorithm", "meta-sgd"]
+    code, out, err = run("compare", *TINY, *options, *algorithms, "--json", "a.json", "--figure", "b/c.svg")
+    assert code == 0, err
+    record = read_json(tmp_path / "a.json")
+    assert list(record["algorithms"]) == ["fomaml++", "reptile", "anil", "meta-sgd"]
+    assert all(entry["settings"]["outer_lr"] == 0.001 for entry in record["algorithms"].values())
+    assert all(entry["settings"]["cosine"] for entry in record["algorithms"].values())
+    assert (tmp_path / "b" / "c.svg").exists()
+
+
+def test_train_resume_and_evaluate(run, tmp_path):
+    code, out, err = run("train", *TINY, "--out", "m.pt", "--algorithm", "maml++", "--iterations", 4)
+    assert code == 0 and "mamlcourse evaluate m.pt" in out, err
+    code, out, err = run("train", *TINY, "--out", "m.pt", "--algorithm", "maml++", "--iterations", 4)
+    assert code == 2 and "m.pt exists: go on with --resume" in err
+    code, out, err = run("train", *TINY, "--out", "m.pt", "--algorithm", "maml++", "--iterations", 6, "--resume")
+    assert code == 0, err
+    assert torch.load("m.pt", weights_only=True)["done"] == 6
+    code, out, err = run("evaluate", "m.pt", "--tasks", 7, "--json", "e.json")
+    assert code == 0 and "95% interval over tasks" in out, err
+    record = read_json(tmp_path / "e.json")
+    assert len(record["task_accuracies"]) == 7 and len(record["task_accuracies"][0]) == 6
+    last = [accuracies[-1] for accuracies in record["task_accuracies"]]
+    assert record["accuracy"] == pytest.approx(sum(last) / 7) and record["iterations"] == 6
+    code, out, err = run("train", *TINY, "--out", "m.pt", "--algorithm", "maml", "--iterations", 6, "--resume")
+    assert code == 2 and "with the same settings" in err
+    code, out, err = run("train", "--queries", 2, "--filters", 5, "--out", "m.pt", "--algorithm", "maml++", "--resume")
+    assert code == 2 and "was trained with filters 4, but now filters is 5" in err
+
+
+def test_data_describes_and_draws(run, tmp_path):
+    code, out, err = run("data", "--sheet", "sheet.png")
+    assert code == 0 and "glyphs: " in out and "validation: " in out and (tmp_path / "sheet.png").exists(), err
+
+
+def test_doctor_says_what_would_run(run):
+    code, out, err = run("doctor")
+    assert code == 0 and "a run would use" in out and "omniglot" in out and torch.__version__.split("+")[0] in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["compare", "--algorithm", "mamlpp"], "'mamlpp' is unknown. Did you mean 'maml'"),
+        (["compare", "--dataset", "glyph"], "Did you mean 'glyphs'"),
+        (["compare", "--ways", "2000"], "ways is 2000"),
+        (["compare", "--shots", "10", "--queries", "11"], "shots + queries is 10 + 11 = 21"),
+        (["compare", "--seeds", "0"], "seeds is 0"),
+        (["compare", "--train-tasks", "-4"], "train_tasks is -4"),
+        (["compare", "--inner-steps", "-1"], "inner_steps is -1"),
+        (["compare", "--outer-lr", "nan"], "outer_lr is nan"),
+        (["compare", "--device", "gpu"], "The device 'gpu' cannot be used here"),
+        (["compare", "--backend", "fast"], "The backend 'fast' is unknown"),
+        (["compare", "--reduction", "maxpool"], "Did you mean 'max-pool'"),
+        (["compare", "--json", "record.txt"], "must end in .json"),
+        (["compare", "--figure", "picture.jpg"], "must end in .png or .svg"),
+        (["compare", "--json", "a file/record.json"], "cannot be written"),
+        (["data", "omniglot", "--root", "a file"], "a file"),
+        (["train", "--out", "a file/m.pt"], "cannot be written"),
+        (["train", "--out", "m.pt", "--iterations", "0"], "iterations is 0"),
+        (["train", "--out", "m.pt", "--seed", "-1"], "seed is -1"),
+        (["train", "--out", "m.pt", "--inner-lr", "1e9", "--iterations", "3", *TINY], "Training diverged"),
+        (["evaluate", "absent.pt"], "There is no checkpoint file absent.pt"),
+        (["evaluate", "a file"], "is not a readable checkpoint"),
+        (["data", "mnist"], "'mnist' is unknown"),
+        (["data", "--sheet", "sheet"], "must end in .png or .svg"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_code_2(arguments, message, run, tmp_path):
+    (tmp_path / "a file").write_text("x")
+    code, out, err = run(*arguments)
+    lines = [line for line in err.splitlines() if line.startswith("mamlcourse: ")]
+    assert code == 2 and len(lines) == 1 and message in lines[0], (out, err)
+    assert "Traceback" not in err
+
+
+def test_unknown_commands_and_options_end_in_code_2_without_traceback():
+    for arguments in (["compair"], ["compare", "--seed", "3", "--nonsense"], ["train"]):
+        result = subprocess.run([sys.executable, "-m", "mamlcourse", *arguments], capture_output=True, text=True)
+        assert result.returncode == 2 and "Traceback" not in result.stderr and result.stderr
+
+
+def test_python_m_runs_the_command():
+    result = subprocess.run([sys.executable, "-m", "mamlcourse", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "compare" in result.stdout

@@ -1,0 +1,214 @@
+"""The comparison: fairness, arithmetic worked out a second time, and recommendations that follow from the numbers."""
+
+import copy
+import math
+import statistics
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mamlcourse import InputError, figures
+from mamlcourse.comparison import TITLES, caption, compare, markdown, paired_difference, recommendation, rows, summary
+from mamlcourse.memory import peak_of_training
+from mamlcourse.problems import Problem, choose_device
+from mamlcourse.algorithms import RECIPES, recipe
+from mamlcourse.records import provenance, read_json, write_json
+
+SMALL = Problem(validation=0, filters=4, queries=2)
+
+
+@pytest.fixture(scope="module")
+def record():
+    return compare(
+        ["maml", "fomaml", "maml++"], SMALL, train_tasks=8, tasks_per_batch=4, eval_tasks=12, seeds=range(2),
+        progress=False, inner_lr=0.2,
+    )  # fmt: skip
+
+
+def made_up(accuracies, seconds, memory=None):
+    """A record with given per-seed, per-task accuracies."""
+    algorithms = {}
+    for name, by_seed in accuracies.items():
+        runs = [
+            {
+                "seed": seed, "train_seconds": seconds[name], "losses": [2.0] * 9 + [1.0], "task_accuracies": tasks,
+                "accuracy_by_step": [0.2, statistics.fmean(tasks)], "overshoot": 0.5,
+            }
+            for seed, tasks in enumerate(by_seed)
+        ]  # fmt: skip
+        algorithms[name] = {"runs": runs, "peak_memory_bytes": (memory or {}).get(name, 10_000_000)}
+    return {
+        "problem": {"dataset": "glyphs", "ways": 5, "shots": 1, "queries": 15}, "train_tasks": 200,
+        "tasks_per_batch": 4, "eval_tasks": 4, "seeds": list(range(len(by_seed))), "algorithms": algorithms,
+        "hardware": {"device": "CPU", "threads": 2}, "date": "2026-01-02T03:04:05+00:00",
+    }  # fmt: skip
+
+
+def test_record_holds_everything_and_survives_json(record, tmp_path):
+    write_json(record, tmp_path / "new folder" / "record.json")
+    assert read_json(tmp_path / "new folder" / "record.json") == record
+    assert {"command", "date", "versions", "hardware", "problem", "seeds", "train_tasks"} <= record.keys()
+    for name, entry in record["algorithms"].items():
+        assert entry["settings"]["inner_lr"] == 0.2 and entry["settings"]["name"] == name
+        assert [run["seed"] for run in entry["runs"]] == [0, 1]
+        for run in entry["runs"]:
+            assert len(run["losses"]) == 2 and len(run["task_accuracies"]) == 12
+            assert run["accuracy_by_step"][-1] == pytest.approx(statistics.fmean(run["task_accuracies"]), abs=1e-4)
+        assert entry["peak_memory_bytes"] > 0
+
+
+def test_every_algorithm_starts_alike_and_is_tested_alike(record, monkeypatch):
+    """MAML and FOMAML differ only in the gradient, so their first meta-loss is the same; and so is a repetition."""
+    maml, fomaml = (record["algorithms"][name]["runs"] for name in ("maml", "fomaml"))
+    for seed in range(2):
+        assert maml[seed]["losses"][0] == pytest.approx(fomaml[seed]["losses"][0], abs=1e-5)
+    assert maml[0]["losses"][0] != maml[1]["losses"][0]
+    monkeypatch.setattr("mamlcourse.comparison.peak_of_training", lambda *arguments: 1)
+    again = compare(["fomaml"], SMALL, train_tasks=8, eval_tasks=12, progress=False, inner_lr=0.2)
+    alone = again["algorithms"]["fomaml"]["runs"][0]
+    assert alone["losses"] == fomaml[0]["losses"] and alone["task_accuracies"] == fomaml[0]["task_accuracies"]
+
+
+def test_training_and_test_classes_share_no_alphabet():
+    parts = SMALL.parts
+    assert not set(parts.train.alphabets) & set(parts.test.alphabets)
+    assert SMALL.tasks("train", 4, 0).rotations and not SMALL.tasks("test", 4, 0).rotations
+
+
+def test_summary_agrees_with_the_arithmetic_written_out():
+    maml, fomaml = [[0.8, 0.7, 0.9, 0.6], [0.6, 0.7, 0.8, 0.7]], [[0.7, 0.7, 0.8, 0.5], [0.5, 0.6, 0.8, 0.7]]
+    found = summary(made_up({"maml": maml, "fomaml": fomaml}, {"maml": 10.0, "fomaml": 5.0}, {"maml": 20_000_000}))
+    assert found["maml"].accuracy == pytest.approx(0.725)
+    by_task = [0.7, 0.7, 0.85, 0.65]
+    assert found["maml"].interval == pytest.approx(3.182 * statistics.stdev(by_task) / 2)
+    assert found["maml"].over_chance == pytest.approx(0.525)
+    assert found["maml"].seed_spread == pytest.approx(statistics.stdev([0.75, 0.7]))
+    assert found["maml"].spread == pytest.approx((statistics.stdev(maml[0]) + statistics.stdev(maml[1])) / 2)
+    assert found["maml"].worst_decile == pytest.approx(0.6)
+    assert found["maml"].final_loss == 1.0 and found["maml"].difference is None
+    assert found["fomaml"].difference == pytest.approx(-0.0625)
+    over_tasks = 3.182 * statistics.stdev([-0.1, -0.05, -0.05, -0.05]) / 2
+    over_seeds = 12.706 * statistics.stdev([-0.075, -0.05]) / math.sqrt(2)
+    assert found["fomaml"].difference_interval == pytest.approx(max(over_tasks, over_seeds))
+    assert found["fomaml"].time_ratio == 0.5 and found["fomaml"].memory_ratio == 0.5
+
+
+def tasks(mean, seed=0, count=200):
+    """Accuracies of many tasks that scatter around a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    return (mean + 0.05 * torch.randn(count, generator=generator)).tolist()
+
+
+def test_recommendation_follows_the_numbers():
+    clearly = made_up({"maml": [tasks(0.8)], "fomaml": [tasks(0.7, 1)]}, {"maml": 10.0, "fomaml": 5.0})
+    assert "MAML is clearly more accurate than FOMAML, by 1" in recommendation(clearly)
+    assert recommendation(clearly).endswith("It took 2.0 times the training time of the fastest, FOMAML: use MAML here.")
+    turned = made_up({"maml": [tasks(0.7)], "fomaml": [tasks(0.8, 1)]}, {"maml": 10.0, "fomaml": 5.0})
+    assert "FOMAML is clearly more accurate" in recommendation(turned)
+    assert recommendation(turned).endswith("None of the others trained noticeably faster: use FOMAML here.")
+    level = made_up({"maml": [tasks(0.8)], "fomaml": [tasks(0.8, 1)]}, {"maml": 10.0, "fomaml": 5.0})
+    assert "no clear difference" in recommendation(level) and recommendation(level).endswith("use FOMAML here.")
+    slower = made_up({"maml": [tasks(0.801)], "fomaml": [tasks(0.8, 1)]}, {"maml": 10.0, "fomaml": 9.8})
+    assert "no clear difference" in recommendation(slower) and "noticeably" in recommendation(slower)
+    mixed = made_up(
+        {"maml": [tasks(0.8)], "fomaml": [tasks(0.6, 1)], "maml++": [tasks(0.8, 2)]},
+        {"maml": 10.0, "fomaml": 5.0, "maml++": 30.0},
+    )
+    assert "no clear difference" in recommendation(mixed) and "clearly more accurate than FOMAML" in recommendation(mixed)
+    assert recommendation(mixed).endswith("use MAML here.")
+    alone = made_up({"maml": [tasks(0.8)]}, {"maml": 10.0})
+    assert "nothing to compare" in recommendation(alone)
+
+
+def test_few_seeds_that_disagree_make_a_difference_unclear():
+    """Over 200 tasks the difference is clear in each seed, but the seeds contradict each other."""
+    record = made_up(
+        {"maml": [tasks(0.8), tasks(0.7, 1)], "fomaml": [tasks(0.7, 2), tasks(0.77, 3)]},
+        {"maml": 10.0, "fomaml": 5.0},
+    )
+    difference, interval = paired_difference(record, "maml", "fomaml")
+    assert 0 < difference < interval and "no clear difference" in recommendation(record)
+
+
+def test_table_and_markdown_show_every_algorithm(record):
+    heading, *body = rows(record)
+    assert heading[1:] == ["MAML", "FOMAML", "MAML++"] and all(len(row) == 4 for row in body)
+    text = markdown(record)
+    assert text.count("\n") == len(body) + 1 and "test accuracy (%)" in text
+    assert "2 seeds" in caption(record) and "8 training tasks (2 batches of 4)" in caption(record)
+
+
+def test_every_recipe_has_a_title_a_colour_and_a_mark_of_its_own():
+    for names in (TITLES, figures.COLOURS, figures.MARKS):
+        assert names.keys() == RECIPES.keys() and len(set(names.values())) == len(names)
+
+
+def test_comparison_figure(record):
+    figure = figures.comparison_figure(record)
+    assert isinstance(figure, Figure)
+    path, difference, cost = figure.axes
+    assert all(axes.get_title() and axes.get_xlabel() for axes in figure.axes)
+    assert [line.get_label() for line in path.lines] == ["MAML", "FOMAML", "MAML++", "chance"]
+    drawn = path.lines[1].get_ydata()[-1]
+    assert drawn == pytest.approx(100 * summary(record)["fomaml"].accuracy, abs=0.01)
+    assert [label.get_text() for label in difference.get_yticklabels()] == ["FOMAML", "MAML++"]
+    single = copy.deepcopy(record)
+    single["algorithms"] = {"maml": single["algorithms"]["maml"]}
+    figures.comparison_figure(single)
+
+
+def test_peak_memory_grows_with_the_network_and_the_graded_steps():
+    small = peak_of_training(recipe("maml"), Problem(filters=8), 2, "cpu")
+    every_step = peak_of_training(recipe("maml", multi_step_loss="uniform"), Problem(filters=32), 2, "cpu")
+    assert every_step > 3 * small
+
+
+def test_a_failed_memory_measurement_is_said():
+    with pytest.raises(InputError, match="Measuring memory failed with exit code 1"):
+        peak_of_training(recipe("maml"), Problem(dataset="glyphs", reduction="none"), 2, "cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(algorithms=["maml", "mmal"]), "'mmal' is unknown. Did you mean 'maml'"),
+        (dict(algorithms=[]), "algorithms is []"),
+        (dict(algorithms=["maml", "maml"]), "none twice"),
+        (dict(seeds=[]), "seeds is []"),
+        (dict(train_tasks=7), "train_tasks is 7, but must be a multiple of tasks_per_batch, which is 4"),
+        (dict(train_tasks=0), "train_tasks is 0"),
+        (dict(eval_tasks=1), "eval_tasks is 1, but must be a whole number at least 2"),
+        (dict(tasks_per_batch=0), "tasks_per_batch is 0"),
+        (dict(problem=Problem(ways=5000)), "ways is 5000"),
+        (dict(problem=Problem(dataset="omniglott")), "Did you mean 'omniglot'"),
+        (dict(device="cuda:99"), "The device 'cuda:99' cannot be used here"),
+        (dict(inner_lr=-1.0), "inner_lr is -1.0"),
+        (dict(inner_rate=1.0), "The setting 'inner_rate' is unknown. Did you mean 'inner_lr'"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(arguments, message):
+    with pytest.raises(InputError) as caught:
+        compare(**{"problem": SMALL, "progress": False, **arguments})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_result_files_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("no json")
+    with pytest.raises(InputError, match="is not JSON"):
+        read_json(tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path / "absent.json")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_json({}, tmp_path / "file" / "below.json")
+
+
+def test_provenance_names_no_folder(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/mamlcourse", "compare", "--seeds", "3"])
+    assert provenance()["command"] == "mamlcourse compare --seeds 3"
+    monkeypatch.setattr("sys.argv", ["/somewhere/mamlcourse/__main__.py", "doctor"])
+    assert provenance()["command"] == "python -m mamlcourse doctor"
+
+
+def test_auto_device_is_the_gpu_if_there_is_one():
+    assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
