@@ -1,10 +1,11 @@
 """Learn MAML, FOMAML and MAML++ by building them: the helper package of the course."""
 
-from .algorithms import MAML, RECIPES, Reptile, Settings, Trajectory, learner, recipe
+from .algorithms import MAML, Reptile, Trajectory, learner
 from .characters import Characters, load_characters
 from .errors import InputError
 from .evaluation import Evaluation, evaluate
 from .models import MLP, Conv4
+from .settings import RECIPES, Settings, recipe
 from .tasks import CharacterTasks, SinusoidTasks, TaskBatch
 from .training import History, load_checkpoint, train, train_maml
 

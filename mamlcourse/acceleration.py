@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import functools
 import queue
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -88,6 +89,43 @@ AUTOGRAD = Calculus(_autograd_inner, _autograd_outer)  # ordinary tensors
 FUNCTIONAL = Calculus(_functional_inner, _functional_outer)  # under vmap and other function transforms
 
 
+def recomputed_gradients(step, loss, meta, start, weights):
+    """The gradients of Σ_k w_k loss(θ'_k), with each inner step recomputed when its turn comes in the backward pass.
+
+    Walking back from the last step, v = ∂loss/∂θ'_k is multiplied by the transposed Jacobian of one step, I - αH,
+    whose graph is the only one alive: memory for one step, whatever their number.
+
+    Args:
+        step: (meta, adapted, number) -> adapted after that step.
+        loss: (meta, adapted, steps taken) -> (loss, outputs).
+        meta, start: the meta-parameters, and θ'_0 among them.
+        weights: w_0 to w_K.
+    """
+    path = [{name: p.detach() for name, p in start.items()}]
+    for number in range(len(weights) - 1):
+        path.append({name: p.detach() for name, p in step(meta, path[-1], number).items()})
+    total, outputs = 0.0, None
+    gradients = {name: torch.zeros_like(p) for name, p in meta.items()}
+    pulled = {name: torch.zeros_like(p) for name, p in start.items()}  # v
+    for steps_taken in reversed(range(len(weights))):
+        if weights[steps_taken]:
+            graded = functools.partial(loss, steps_taken=steps_taken)
+            value, pull, seen = vjp(graded, meta, path[steps_taken], has_aux=True)
+            outputs = seen if outputs is None else outputs
+            total = total + weights[steps_taken] * value
+            to_meta, to_adapted = pull(torch.full_like(value, weights[steps_taken]))
+            gradients, pulled = _sum(gradients, to_meta), _sum(pulled, to_adapted)
+        if steps_taken > 0:
+            _, pull = vjp(functools.partial(step, number=steps_taken - 1), meta, path[steps_taken - 1])
+            to_meta, pulled = pull(pulled)
+            gradients = _sum(gradients, to_meta)
+    return total, outputs, gradients | _sum({name: gradients[name] for name in pulled}, pulled)
+
+
+def _sum(some, others):
+    return {name: value + others[name] for name, value in some.items()}
+
+
 # Tasks. `one_task(module, task, calculus)` returns a dictionary of tensors.
 
 
@@ -105,7 +143,7 @@ def mean_over_tasks(one_task, module, batch, backend):
         return {name: value.mean(0) for name, value in _vmap(one_task, module, batch).items()}
     total = None
     for result in _one_by_one(one_task, module, batch, backend):
-        total = result if total is None else {name: value + result[name] for name, value in total.items()}
+        total = result if total is None else _sum(total, result)
     return {name: value / len(batch[0]) for name, value in total.items()}
 
 

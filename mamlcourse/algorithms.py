@@ -1,19 +1,20 @@
-"""MAML, FOMAML and MAML++: one inner loop, one task loss, and the settings that tell the algorithms apart.
+"""MAML, FOMAML and MAML++: one inner loop and one task loss, which the settings turn into each of the algorithms.
 
-Read it in this order. `Settings` names every choice and `RECIPES` makes the published algorithms from them.
-`MAML.inner_step` is one adaptation step, `MAML.task_loss` runs K of them and grades the result on the query set, and
-`MAML.meta_gradients` differentiates that, averaged over the tasks of a meta-batch. `Reptile` replaces the last part.
+Read it in this order. `InnerLoop.step` is one adaptation step and `InnerLoop.task_loss` runs K of them and grades the
+result on the query set: that is the whole family. `MAML` holds what is learned and averages the gradient of the task
+loss over the tasks of a meta-batch. `Reptile` replaces that gradient.
 
-Symbols follow the papers: θ are the meta-parameters that adaptation starts from, θ'_k the parameters after k steps,
-α the inner rate. Every rate here belongs to a loss averaged over the drawings. Finn's code divides a *sum* over
-classes x shots by the shots alone, so his 0.4 (5-way) and 0.1 (20-way) are both 2.0 here.
+Symbols follow the papers: θ are the parameters that adaptation starts from, θ'_k the parameters after k steps, α the
+inner rate. In the code `meta` are all meta-parameters (θ, and α and norms where they are learned) and `adapted` is
+θ'_k, the part of θ that adapts, as the inner loop has moved it so far. Both are dictionaries of tensors by name.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, replace
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,120 +23,72 @@ from torch.func import functional_call
 from . import acceleration
 from .errors import InputError, check_choice, check_number
 from .inspection import names_that_adapt, normalisation_parameters, refuse_running_statistics
+from .settings import Settings, recipe
 from .tasks import TaskBatch, check_batch
 
 Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Every choice that the algorithms of this family differ in. All settings are checked on construction.
+class InnerLoop:
+    """Adaptation to one task, as functions of the meta-parameters.
 
     Attributes:
-        name: the recipe these settings came from; used on the command line, in files and in figures.
-        inner_steps: K, adaptation steps per task; 0 is plain supervised learning on the query sets.
-        inner_lr: α, under a mean loss; where rates are learned, the value they start from.
-        order: 2 differentiates through the inner gradients (Finn et al. 2017, equation 1); 1 takes them as constants
-            (their section 5.2, "first-order approximation": FOMAML).
-        first_order_epochs: derivative-order annealing (Antoniou et al. 2019, section 4): this many epochs use order 1.
-        multi_step_loss: which steps the query loss grades: "final", "uniform" (mean over the K steps) or "annealed"
-            (from uniform to final; their section 4, "MSL").
-        multi_step_epochs: E, after which "annealed" has become "final".
-        learned_rates: "none"; "parameter": a learned α for each parameter tensor; "parameter_step": one for each
-            tensor and step (MAML++, "LSLR"); "element": one for each number (Meta-SGD, Li et al. 2017).
-            Learned rates are free to change sign, as in the official MAML++ code.
-        per_step_norm: gain and bias of the normalisation layers are learned for each step and not adapted (MAML++,
-            "BNWB").
-        adapt: which parameters adapt, as name patterns; a leading "!" takes names out again. ANIL: ("head.*",);
-            BOIL: ("*", "!head.*").
-        checkpoint_steps: recompute each inner step in the backward pass instead of keeping it: memory hardly grows
-            with K, for about a third more time.
-        outer_lr: Adam's rate for the meta-parameters (Reptile too).
-        cosine: anneal the outer rate along a cosine to a hundredth of it (MAML++, "CA").
+        settings: what kind of adaptation.
+        module: the network; its own parameters are not looked at.
+        loss: (outputs, targets) -> scalar mean.
+        adapted_names: the parameters that adapt.
+        norm_names: the gains and biases that are learned for each step instead.
     """
 
-    name: str = "maml"
-    inner_steps: int = 5
-    inner_lr: float = 0.1
-    order: int = 2
-    first_order_epochs: int = 0
-    multi_step_loss: str = "final"
-    multi_step_epochs: int = 10
-    learned_rates: str = "none"
-    per_step_norm: bool = False
-    adapt: tuple[str, ...] = ("*",)
-    checkpoint_steps: bool = False
-    outer_lr: float = 0.003
-    cosine: bool = False
+    settings: Settings
+    module: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    adapted_names: list[str]
+    norm_names: list[str]
 
-    def __post_init__(self):
-        object.__setattr__(self, "adapt", (self.adapt,) if isinstance(self.adapt, str) else tuple(self.adapt))
-        check_number("inner_steps", self.inner_steps, at_least=0, whole=True)
-        check_number("inner_lr", self.inner_lr, at_least=0)
-        check_choice("order", self.order, (1, 2))
-        check_number("first_order_epochs", self.first_order_epochs, at_least=0, whole=True)
-        check_choice("multi_step_loss", self.multi_step_loss, ("final", "uniform", "annealed"))
-        check_number("multi_step_epochs", self.multi_step_epochs, at_least=1, whole=True)
-        check_choice("learned_rates", self.learned_rates, ("none", "parameter", "parameter_step", "element"))
-        check_number("outer_lr", self.outer_lr, above=0)
+    def start(self, meta: Parameters) -> Parameters:
+        """θ'_0: the part of θ that adapts."""
+        return {name: meta[name] for name in self.adapted_names}
 
-    def order_at(self, epoch: int) -> int:
-        """The derivative order used in this epoch."""
-        return 1 if epoch < self.first_order_epochs else self.order
+    def outputs(self, meta: Parameters, adapted: Parameters, step: int, x: Tensor) -> Tensor:
+        """The network's outputs on x; norms that differ by step are this step's (beyond the last, the last's)."""
+        parameters = {name: p for name, p in meta.items() if not name.startswith(("rates.", "norms."))} | adapted
+        parameters |= {name: at_step(meta[f"norms.{name}"], step) for name in self.norm_names}
+        return functional_call(self.module, parameters, (x,))
 
-    def loss_weights(self, epoch: int) -> tuple[float, ...]:
-        """How much the query loss after 0, 1, ..., K steps counts in this epoch: K + 1 weights that sum to 1.
+    def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
+        """α of one parameter tensor at one step."""
+        rate = meta.get(f"rates.{name}", self.settings.inner_lr)
+        return at_step(rate, step) if self.settings.learned_rates == "parameter_step" else rate
 
-        "annealed" is the schedule of the official MAML++ code: over E epochs the weight of each step but the last
-        falls in a straight line from 1/K to 0.03/K, the last takes what they lose, and then it counts alone.
+    def step(self, meta: Parameters, adapted: Parameters, step: int, x, y, order: int, gradient) -> Parameters:
+        """θ'_{k+1} = θ'_k - α ∇L(θ'_k) on the support set (Finn et al. 2017, equation 1).
+
+        `gradient` takes the loss, the parameters and the order, and with order 1 returns constants: that is all there
+        is to FOMAML.
         """
-        steps = self.inner_steps
-        if steps == 0:
-            return (1.0,)
-        if self.multi_step_loss == "uniform":
-            return (0.0, *[1 / steps] * steps)
-        if self.multi_step_loss == "annealed" and epoch < self.multi_step_epochs:
-            early = max(1 / steps - epoch / (steps * self.multi_step_epochs), 0.03 / steps)
-            return (0.0, *[early] * (steps - 1), 1 - early * (steps - 1))
-        return (*[0.0] * steps, 1.0)
+        slopes = gradient(lambda adapted: self.loss(self.outputs(meta, adapted, step, x), y), adapted, order)
+        return {name: p - self.rate(meta, name, step) * slopes[name] for name, p in adapted.items()}
 
+    def query_loss(self, meta: Parameters, adapted: Parameters, steps_taken: int, x, y) -> tuple[Tensor, Tensor]:
+        """The loss of θ'_k on the query set, and the outputs it was worked out from."""
+        outputs = self.outputs(meta, adapted, max(steps_taken - 1, 0), x)
+        return self.loss(outputs, y), outputs
 
-_MAML_PLUS_PLUS = dict(multi_step_loss="annealed", learned_rates="parameter_step", per_step_norm=True, cosine=True)
+    def task_loss(self, meta: Parameters, task: TaskBatch, order: int, weights, gradient) -> tuple[Tensor, Tensor]:
+        """The meta-objective of one task, Σ_k w_k L_query(θ'_k), and the query outputs after the last step.
 
-# The switches are the papers'; the rates are this course's for short training, and each line says what the paper used.
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        # Finn et al. 2017, A.1: Omniglot 5-way 1 step at 2.0 (mean loss), 20-way 5 steps at 2.0; Adam, 0.001.
-        Settings("maml"),
-        # Finn et al. 2017, section 5.2; Nichol et al. 2018, section 3: the same, the inner gradients held constant.
-        Settings("fomaml", order=1),
-        # Antoniou et al. 2019, section 4: 5 steps starting at 0.1; Adam, 0.001 to 0.00001. Order annealing is part of
-        # the paper, but off in every configuration that the authors published; so it is here.
-        Settings("maml++", **_MAML_PLUS_PLUS),
-        # Not in a paper: every part of MAML++ on first-order gradients.
-        Settings("fomaml++", order=1, **_MAML_PLUS_PLUS),
-        # Raghu et al. 2020, section 4: only the head adapts.
-        Settings("anil", adapt=("head.*",)),
-        # Nichol et al. 2018, appendix A: 5 inner steps of Adam without momentum at 0.001 and an outer step of 1 that
-        # falls to 0; here the inner steps are plain and Adam takes the outer one.
-        Settings("reptile", order=1),
-        # Li et al. 2017, section 3: one step, one learned rate for each number.
-        Settings("meta-sgd", inner_steps=1, learned_rates="element"),
-    )
-}
-
-
-def recipe(name: str, **changes) -> Settings:
-    """The named recipe, with some of its settings changed.
-
-    Raises:
-        InputError: the name, or the name of a setting, is unknown; or a value is not allowed.
-    """
-    check_choice("The algorithm", name, RECIPES)
-    for setting in changes:
-        check_choice("The setting", setting, Settings.__dataclass_fields__)
-    return replace(RECIPES[name], **changes)
+        MAML's weights are (0, ..., 0, 1); MAML++ (Antoniou et al. 2019, section 4) grades every step at first.
+        """
+        adapted, total = self.start(meta), 0.0
+        for steps_taken, weight in enumerate(weights):
+            if steps_taken > 0:
+                adapted = self.step(meta, adapted, steps_taken - 1, task.support_x, task.support_y, order, gradient)
+            if weight:  # a query pass that counts for nothing is not worked out
+                loss, outputs = self.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
+                total = total + weight * loss
+        return total, outputs
 
 
 class Trajectory(NamedTuple):
@@ -190,8 +143,8 @@ class MAML(nn.Module):
         refuse_running_statistics(model)
         norms = normalisation_parameters(model) if self.settings.per_step_norm else []
         if self.settings.per_step_norm and not norms:
-            raise InputError("per_step_norm is True, but the model has no normalisation layer with gain and bias: set it to False.")
-        self.adapted_names = names_that_adapt(model, self.settings.adapt, norms)
+            raise InputError("per_step_norm is True, but the model has no normalisation layer: set it to False.")
+        self.adapted_names, self.norm_names = names_that_adapt(model, self.settings.adapt, norms), norms
         parameters = dict(model.named_parameters())
         self.rates = nn.ParameterDict(
             {_key(name): _initial_rate(parameters[name], self.settings) for name in self.adapted_names}
@@ -213,104 +166,24 @@ class MAML(nn.Module):
         learned |= {f"norms.{_name(key)}": p for key, p in self.norms.items()}
         return {name: p for name, p in learned.items() if p.requires_grad}
 
-    # One task. `meta` are the meta-parameters, `adapted` those of them that the inner loop has moved so far.
+    def inner_loop(self, module: nn.Module) -> InnerLoop:
+        """The adaptation that these settings describe, on a network of the model's kind."""
+        return InnerLoop(self.settings, module, self.loss, self.adapted_names, self.norm_names)
 
-    def outputs(self, module: nn.Module, meta: Parameters, adapted: Parameters, step: int, x: Tensor) -> Tensor:
-        """The model's outputs on x with the adapted parameters and, where they differ by step, this step's norms.
-
-        Steps beyond the K that were learned use the last step's norms and rates.
-        """
-        parameters = {name: p for name, p in meta.items() if not name.startswith(("rates.", "norms."))} | adapted
-        for key in self.norms:
-            stacked = meta[f"norms.{_name(key)}"]
-            parameters[_name(key)] = stacked[min(step, len(stacked) - 1)]
-        return functional_call(module, parameters, (x,))
-
-    def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
-        """α for one parameter tensor at one step."""
-        rate = meta.get(f"rates.{name}", self.settings.inner_lr)
-        if self.settings.learned_rates == "parameter_step":
-            rate = rate[min(step, len(rate) - 1)]
-        return rate
-
-    def inner_step(self, module, meta, adapted, step: int, x, y, order: int, gradient) -> Parameters:
-        """θ'_{k+1} = θ'_k - α ∇L(θ'_k) on the support set (Finn et al. 2017, equation 1).
-
-        `gradient` is the `inner` of a `Calculus`; with order 1 it returns constants, and that is all there is to FOMAML.
-        """
-
-        def support_loss(adapted):
-            return self.loss(self.outputs(module, meta, adapted, step, x), y)
-
-        slopes = gradient(support_loss, adapted, order)
-        return {name: p - self.rate(meta, name, step) * slopes[name] for name, p in adapted.items()}
-
-    def query_loss(self, module, meta, adapted, steps_taken: int, x, y) -> tuple[Tensor, Tensor]:
-        """The loss of the parameters after some steps on the query set, and the outputs it was worked out from."""
-        outputs = self.outputs(module, meta, adapted, max(steps_taken - 1, 0), x)
-        return self.loss(outputs, y), outputs
-
-    def task_loss(self, module, meta, task: TaskBatch, order: int, weights, gradient) -> tuple[Tensor, Tensor]:
-        """The meta-objective of one task: Σ_k w_k L_query(θ'_k) (MAML: the last step only; MAML++, equation 2).
-
-        Returns the loss and the query outputs after the last step.
-        """
-        adapted = {name: meta[name] for name in self.adapted_names}
-        total = 0.0
-        for steps_taken, weight in enumerate(weights):
-            if steps_taken > 0:
-                step = steps_taken - 1
-                adapted = self.inner_step(module, meta, adapted, step, task.support_x, task.support_y, order, gradient)
-            if weight:  # a query pass that counts for nothing is not worked out
-                loss, outputs = self.query_loss(module, meta, adapted, steps_taken, task.query_x, task.query_y)
-                total = total + weight * loss
-        return total, outputs
-
-    def task_gradients(self, module, meta, task: TaskBatch, epoch: int, calculus) -> tuple[Tensor, ...]:
+    def task_gradients(self, inner: InnerLoop, meta: Parameters, task: TaskBatch, epoch: int, calculus):
         """(loss, query outputs, {name: gradient}) of one task's meta-objective."""
         order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
-        if self.settings.checkpoint_steps:
-            return self._recomputed_gradients(module, meta, task, order, weights)
-        return calculus.outer(lambda meta: self.task_loss(module, meta, task, order, weights, calculus.inner), meta)
+        if not self.settings.checkpoint_steps:
+            return calculus.outer(lambda meta: inner.task_loss(meta, task, order, weights, calculus.inner), meta)
 
-    def _recomputed_gradients(self, module, meta, task, order, weights):
-        """The same gradients with each inner step recomputed when its turn comes in the backward pass.
+        def step(meta, adapted, number):
+            gradient = acceleration.FUNCTIONAL.inner
+            return inner.step(meta, adapted, number, task.support_x, task.support_y, order, gradient)
 
-        Walking back from step K, v = ∂loss/∂θ'_k becomes (I - αH) v: a vector-Jacobian product of one inner step,
-        whose graph is the only one alive.
-        """
-        gradient = acceleration.FUNCTIONAL.inner
+        def loss(meta, adapted, steps_taken):
+            return inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
 
-        def step_from(step):
-            return lambda meta, adapted: self.inner_step(
-                module, meta, adapted, step, task.support_x, task.support_y, order, gradient
-            )
-
-        def loss_after(steps_taken):
-            return lambda meta, adapted: self.query_loss(
-                module, meta, adapted, steps_taken, task.query_x, task.query_y
-            )
-
-        path = [{name: meta[name].detach() for name in self.adapted_names}]
-        for step in range(len(weights) - 1):
-            path.append({name: p.detach() for name, p in step_from(step)(meta, path[-1]).items()})
-        total, outputs = 0.0, None
-        pulled = {name: torch.zeros_like(p) for name, p in path[0].items()}
-        gradients = {name: torch.zeros_like(p) for name, p in meta.items()}
-        for steps_taken in reversed(range(len(weights))):
-            adapted = path.pop()
-            if weights[steps_taken]:
-                loss, pull, seen = acceleration.vjp(loss_after(steps_taken), meta, adapted, has_aux=True)
-                outputs = seen if outputs is None else outputs
-                total = total + weights[steps_taken] * loss
-                to_meta, to_adapted = pull(torch.full_like(loss, weights[steps_taken]))
-                gradients = {name: g + to_meta[name] for name, g in gradients.items()}
-                pulled = {name: v + to_adapted[name] for name, v in pulled.items()}
-            if steps_taken > 0:
-                _, pull = acceleration.vjp(step_from(steps_taken - 1), meta, path[-1])
-                to_meta, pulled = pull(pulled)
-                gradients = {name: g + to_meta[name] for name, g in gradients.items()}
-        return total, outputs, gradients | {name: gradients[name] + v for name, v in pulled.items()}
+        return acceleration.recomputed_gradients(step, loss, meta, inner.start(meta), weights)
 
     # Whole meta-batches.
 
@@ -336,7 +209,8 @@ class MAML(nn.Module):
         meta = {name: p.detach() for name, p in self.meta_parameters().items()}
 
         def one_task(module, task, calculus):
-            loss, outputs, gradients = self.task_gradients(module, meta, TaskBatch(*task), epoch, calculus)
+            inner = self.inner_loop(module)
+            loss, outputs, gradients = self.task_gradients(inner, meta, TaskBatch(*task), epoch, calculus)
             right = _share_right(outputs, task[3])
             return gradients | {"/loss": loss.detach()} | ({} if right is None else {"/right": right})
 
@@ -360,17 +234,15 @@ class MAML(nn.Module):
         meta = {name: p.detach() for name, p in self.meta_parameters().items()}
 
         def one_task(module, task, calculus):
-            task = TaskBatch(*task)
-            adapted = {name: meta[name] for name in self.adapted_names}
-            records = []
+            task, inner = TaskBatch(*task), self.inner_loop(module)
+            adapted, records = inner.start(meta), []
             for steps_taken in range(steps + 1):
                 if steps_taken > 0:
-                    adapted = self.inner_step(
-                        module, meta, adapted, steps_taken - 1, task.support_x, task.support_y, 1, calculus.inner
-                    )
+                    number = steps_taken - 1
+                    adapted = inner.step(meta, adapted, number, task.support_x, task.support_y, 1, calculus.inner)
                 with torch.no_grad():
-                    support, _ = self.query_loss(module, meta, adapted, steps_taken, task.support_x, task.support_y)
-                    query, outputs = self.query_loss(module, meta, adapted, steps_taken, task.query_x, task.query_y)
+                    support, _ = inner.query_loss(meta, adapted, steps_taken, task.support_x, task.support_y)
+                    query, outputs = inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
                 record = {"/support": support, "/query": query, "/outputs": outputs}
                 records.append(record | ({n: p.detach() for n, p in adapted.items()} if parameters else {}))
             return {name: torch.stack([record[name] for record in records]) for name in records[0]}
@@ -397,8 +269,8 @@ class MAML(nn.Module):
         path = self.trajectory(task, steps, parameters=True).parameters
         adapted = copy.deepcopy(self.model)
         values = {name: p[0, -1] for name, p in path.items()}
-        last = (self.settings.inner_steps if steps is None else steps) - 1
-        values |= {_name(key): p[min(max(last, 0), len(p) - 1)] for key, p in self.norms.items()}
+        last = max((self.settings.inner_steps if steps is None else steps) - 1, 0)
+        values |= {_name(key): at_step(p, last) for key, p in self.norms.items()}
         with torch.no_grad():
             for name, p in adapted.named_parameters():
                 if name in values:
@@ -440,17 +312,15 @@ class Reptile(MAML):
         if self.settings.learned_rates != "none" or self.settings.per_step_norm:
             raise InputError("Reptile has no query loss, so learned_rates must be 'none' and per_step_norm False.")
         if self.settings.inner_steps == 0 or self.settings.inner_lr == 0:
-            raise InputError("Reptile learns from its inner steps: inner_steps must be at least 1 and inner_lr above 0.")
+            raise InputError("Reptile needs its inner steps: inner_steps must be at least 1 and inner_lr above 0.")
 
-    def task_gradients(self, module, meta, task, epoch, calculus):
+    def task_gradients(self, inner, meta, task, epoch, calculus):
         x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
-        adapted = {name: meta[name] for name in self.adapted_names}
+        adapted = inner.start(meta)
         for step in range(self.settings.inner_steps):
-            adapted = self.inner_step(module, meta, adapted, step, x, y, 1, calculus.inner)
+            adapted = inner.step(meta, adapted, step, x, y, 1, calculus.inner)
         with torch.no_grad():
-            loss, outputs = self.query_loss(
-                module, meta, adapted, self.settings.inner_steps, task.query_x, task.query_y
-            )
+            loss, outputs = inner.query_loss(meta, adapted, self.settings.inner_steps, task.query_x, task.query_y)
         still = {name: torch.zeros_like(p) for name, p in meta.items()}
         moved = {name: (meta[name] - p.detach()) / self.settings.inner_lr for name, p in adapted.items()}
         return loss, outputs, still | moved
@@ -460,6 +330,11 @@ def learner(model: nn.Module, settings: str | Settings, **keywords) -> MAML:
     """The meta-learner of a recipe: `Reptile` for "reptile", else `MAML`; arguments as theirs."""
     name = settings if isinstance(settings, str) else settings.name
     return (Reptile if name == "reptile" else MAML)(model, settings, **keywords)
+
+
+def at_step(stacked: Tensor, step: int) -> Tensor:
+    """What was learned for this step; steps beyond the last use the last's."""
+    return stacked[min(step, len(stacked) - 1)]
 
 
 def _share_right(outputs: Tensor, labels: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import torch
 import typer
@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import acceleration, comparison, figures, omniglot
-from .algorithms import RECIPES, Settings, learner, recipe
+from .algorithms import learner
 from .characters import load_characters
 from .errors import InputError
 from .evaluation import evaluate as evaluate_learner
 from .problems import Problem, choose_device
 from .records import provenance, write_json
+from .settings import RECIPES, Settings, recipe
 from .training import load_checkpoint, load_parameters
 from .training import train as train_learner
 
@@ -34,15 +35,15 @@ ALGORITHMS = "one of " + ", ".join(RECIPES)
 AlgorithmOption = Annotated[str, typer.Option(help=f"The algorithm: {ALGORITHMS}.")]
 DatasetOption = Annotated[str, typer.Option(help="The characters: glyphs (built in) or omniglot.")]
 RootOption = Annotated[
-    Optional[Path], typer.Option(help="Folder of Omniglot; default $MAMLCOURSE_DATA, else the user's cache.")
+    Path | None, typer.Option(help="Folder of Omniglot; default $MAMLCOURSE_DATA, else the user's cache.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BackendOption = Annotated[str, typer.Option(help=f"How tasks are computed: {', '.join(acceleration.BACKENDS)}.")]
-InnerLrOption = Annotated[Optional[float], typer.Option(help="Inner rate (mean loss); default the recipe's.")]
-OuterLrOption = Annotated[Optional[float], typer.Option(help="Outer rate of Adam; default the recipe's.")]
-StepsOption = Annotated[Optional[int], typer.Option(help="Adaptation steps; default the recipe's.")]
+InnerLrOption = Annotated[float | None, typer.Option(help="Inner rate (mean loss); default the recipe's.")]
+OuterLrOption = Annotated[float | None, typer.Option(help="Outer rate of Adam; default the recipe's.")]
+StepsOption = Annotated[int | None, typer.Option(help="Adaptation steps; default the recipe's.")]
 CosineOption = Annotated[
-    Optional[bool], typer.Option("--cosine/--constant", help="Outer rate by cosine or constant; default the recipe's.")
+    bool | None, typer.Option("--cosine/--constant", help="Outer rate by cosine or constant; default the recipe's.")
 ]
 WaysOption = Annotated[int, typer.Option(help="Classes in a task.")]
 ShotsOption = Annotated[int, typer.Option(help="Support drawings per class.")]
@@ -155,7 +156,7 @@ def evaluate(
     root: RootOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
-    json: Annotated[Optional[Path], typer.Option(help="Write the measurements, task by task, to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the measurements, task by task, to this file.")] = None,
 ):
     """Measure a trained checkpoint step by step, with 95% intervals over tasks (transductive batch statistics)."""
     if json:
@@ -194,7 +195,7 @@ def evaluate(
 def data(
     dataset: Annotated[str, typer.Argument(help="glyphs or omniglot.")] = "glyphs",
     root: RootOption = None,
-    sheet: Annotated[Optional[Path], typer.Option(help="Draw a sheet of characters to this PNG or SVG file.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Draw a sheet of characters to this PNG or SVG file.")] = None,
 ):
     """Load a set of characters (fetching and preparing Omniglot if need be) and describe it."""
     if sheet:
@@ -203,7 +204,7 @@ def data(
     split = characters.split()
     typer.echo(
         f"{characters.name}: {len(characters)} characters of {len(set(characters.alphabets))} alphabets, "
-        f"{characters.images.shape[1]} drawings each, {characters.images.shape[2]} x {characters.images.shape[3]} pixels.",
+        f"{characters.images.shape[1]} drawings of each, {' x '.join(map(str, characters.images.shape[2:]))} pixels."
     )
     for part, classes in zip(split._fields, split):
         names = ", ".join(sorted(set(classes.alphabets)))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median, stdev
 
-import torch
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from .algorithms import Settings, learner, recipe
+from .algorithms import learner
 from .errors import InputError, check_number
 from .evaluation import evaluate, half_interval
 from .memory import peak_of_training
 from .problems import Problem, choose_device
 from .records import provenance
+from .settings import recipe
 from .training import train
 
 TITLES = {
@@ -26,7 +26,7 @@ NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide n
 
 def compare(
     algorithms=("maml", "fomaml", "maml++"),
-    problem: Problem = Problem(),
+    problem: Problem = Problem(),  # noqa: B008 - it cannot be changed
     *,
     train_tasks: int = 200,
     tasks_per_batch: int = 4,
@@ -270,7 +270,8 @@ def recommendation(record: dict) -> str:
         others = " and ".join(
             f"{TITLES[name]} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} points)" for name in level
         )
-        sentences.append(f"There is no clear difference in accuracy: {TITLES[best]} is ahead, but not clearly of {others}.")
+        ahead = f"{TITLES[best]} is ahead, but not clearly of {others}."
+        sentences.append(f"There is no clear difference in accuracy: {ahead}")
     for name in clearly_worse:
         difference, interval = against[name]
         sentences.append(
@@ -281,7 +282,8 @@ def recommendation(record: dict) -> str:
     ratio = found[best].seconds / found[cheapest].seconds
     choice = cheapest if ratio >= NOT_WORTH_NAMING else best
     if choice != best:
-        sentences.append(f"{TITLES[choice]} trained {ratio:.1f} times faster than {TITLES[best]}: use {TITLES[choice]} here.")
+        faster = f"{TITLES[choice]} trained {ratio:.1f} times faster than {TITLES[best]}"
+        sentences.append(f"{faster}: use {TITLES[choice]} here.")
     else:
         sentences.append(f"{_cost(found, best)}: use {TITLES[best]} here.")
     return " ".join(sentences)

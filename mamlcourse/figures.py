@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from .characters import Characters
 from .comparison import TITLES, caption, summary
 
-
 # One colour and one mark for each algorithm, everywhere: the colour-blind-safe palette of Okabe and Ito.
 COLOURS = {
     "maml": "#0072B2", "fomaml": "#E69F00", "maml++": "#009E73", "fomaml++": "#CC79A7", "anil": "#56B4E9",

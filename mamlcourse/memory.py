@@ -17,10 +17,11 @@ from dataclasses import asdict
 import psutil
 import torch
 
-from .algorithms import Settings, learner
+from .algorithms import learner
+from .characters import Characters
 from .errors import InputError
 from .problems import Problem
-from .characters import Characters
+from .settings import Settings
 from .tasks import CharacterTasks
 
 SAMPLE_SECONDS = 0.001

@@ -78,4 +78,4 @@ def choose_device(device: str = "auto") -> torch.device:
         torch.zeros(1, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {device!r} cannot be used here; allowed: auto, cpu, cuda (if present).") from error
+        raise InputError(f"The device {device!r} cannot be used here; allowed: auto, cpu, cuda (if there).") from error

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from mamlcourse import CharacterTasks, Characters, TaskBatch
+from mamlcourse import Characters, CharacterTasks, TaskBatch
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def meta_loss_held(maml, batch, epoch=0):
                 recorded[key] = dict(zip(leaves, slopes))
                 return recorded[key]
 
-            total = total + maml.task_loss(maml.model, meta, task, order, weights, gradient)[0].item()
+            total = total + maml.inner_loop(maml.model).task_loss(meta, task, order, weights, gradient)[0].item()
         return total / len(batch.support_x)
 
     return function
@@ -141,7 +141,7 @@ def test_differentiating_through_vmap_would_be_wrong(episodes):
     from mamlcourse.acceleration import FUNCTIONAL
 
     meta = {n: p.detach().requires_grad_() for n, p in maml.meta_parameters().items()}
-    one = lambda *task: maml.task_loss(maml.model, meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL.inner)[0]  # noqa
+    one = lambda *task: maml.inner_loop(maml.model).task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL.inner)[0]  # noqa
     loss = torch.func.vmap(one)(*episodes).mean()
     through = dict(zip(meta, torch.autograd.grad(loss, list(meta.values()))))
     assert relative_error(through, exact) > 1e-6

@@ -12,8 +12,8 @@ from mamlcourse import InputError, figures
 from mamlcourse.comparison import TITLES, caption, compare, markdown, paired_difference, recommendation, rows, summary
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
-from mamlcourse.algorithms import RECIPES, recipe
 from mamlcourse.records import provenance, read_json, write_json
+from mamlcourse.settings import RECIPES, recipe
 
 SMALL = Problem(validation=0, filters=4, queries=2)
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mamlcourse import Characters, CharacterTasks, InputError, SinusoidTasks, load_characters
@@ -390,6 +390,9 @@ def test_bad_seeds_get_one_clear_sentence(value, noise):
 
 @seeded
 @given(ways=st.integers(1, 60), shots=st.integers(1, 30), queries=st.integers(1, 30))
+@example(ways=40, shots=1, queries=19)
+@example(ways=41, shots=1, queries=19)
+@example(ways=40, shots=20, queries=1)
 def test_only_what_the_data_can_give_is_accepted(noise, ways, shots, queries):
     if ways > 40:
         assert refusal(CharacterTasks, noise, ways, shots, queries) == (
