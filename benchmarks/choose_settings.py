@@ -23,9 +23,10 @@ ITERATIONS, TASKS_PER_BATCH, FILTERS = 50, 4, 32
 def candidates():
     """Rates and schedule of each algorithm; everything else as in its recipe."""
     for algorithm, outer_lr, inner_lr, cosine in itertools.product(
-        ("maml", "fomaml", "maml++"), (0.005, 0.003, 0.01), (0.1, 0.2), (True, False)
+        ("maml", "fomaml", "maml++"), (0.003, 0.005), (0.1, 0.2), (True, False)
     ):
-        yield dict(algorithm=algorithm, inner_lr=inner_lr, outer_lr=outer_lr, cosine=cosine)
+        if cosine or algorithm != "maml++":  # cosine annealing is a part of MAML++
+            yield dict(algorithm=algorithm, inner_lr=inner_lr, outer_lr=outer_lr, cosine=cosine)
 
 
 def measure(split, seed, algorithm, **settings):

@@ -53,13 +53,13 @@ class InnerLoop:
 
     def outputs(self, meta: Parameters, adapted: Parameters, step: int, x: Tensor) -> Tensor:
         """The network's outputs on x; norms that differ by step are this step's (beyond the last, the last's)."""
-        parameters = {name: p for name, p in meta.items() if not name.startswith(("rates.", "norms."))} | adapted
-        parameters |= {name: at_step(meta[f"norms.{name}"], step) for name in self.norm_names}
+        parameters = {name: p for name, p in meta.items() if not name.startswith(("rates:", "norms:"))} | adapted
+        parameters |= {name: at_step(meta[f"norms:{name}"], step) for name in self.norm_names}
         return functional_call(self.module, parameters, (x,))
 
     def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
         """α of one parameter tensor at one step."""
-        rate = meta.get(f"rates.{name}", self.settings.inner_lr)
+        rate = meta.get(f"rates:{name}", self.settings.inner_lr)
         return at_step(rate, step) if self.settings.learned_rates == "parameter_step" else rate
 
     def step(self, meta: Parameters, adapted: Parameters, step: int, x, y, order: int, gradient) -> Parameters:
@@ -159,11 +159,11 @@ class MAML(nn.Module):
         self._checked = set()
 
     def meta_parameters(self) -> Parameters:
-        """Everything that the outer loop learns, by name: θ; "rates.*" if rates are learned; "norms.*" if gain and
-        bias are per step (leading dimension: steps), which then stand in for the model's own."""
+        """Everything that the outer loop learns, by name: θ; "rates:NAME" if rates are learned; "norms:NAME" if gain
+        and bias are per step (leading dimension: steps), which then stand in for the model's own."""
         learned = {name: p for name, p in self.model.named_parameters() if _key(name) not in self.norms}
-        learned |= {f"rates.{_name(key)}": p for key, p in self.rates.items()}
-        learned |= {f"norms.{_name(key)}": p for key, p in self.norms.items()}
+        learned |= {f"rates:{_name(key)}": p for key, p in self.rates.items()}
+        learned |= {f"norms:{_name(key)}": p for key, p in self.norms.items()}
         return {name: p for name, p in learned.items() if p.requires_grad}
 
     def inner_loop(self, module: nn.Module) -> InnerLoop:
@@ -287,8 +287,9 @@ class MAML(nn.Module):
         shape = batch.support_x.shape[2:]
         new = shape not in self._checked
         if batch.support_y.dtype == torch.int64 and (new or device.type == "cpu"):
-            with torch.no_grad():
-                self.outputs_count = self.model(batch.support_x[0]).shape[-1] if new else self.outputs_count
+            if new:
+                with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    self.outputs_count = self.model(batch.support_x[0]).shape[-1]
             for name, labels in (("support_y", batch.support_y), ("query_y", batch.query_y)):
                 low, high = int(labels.min()), int(labels.max())
                 if low < 0 or high >= self.outputs_count:

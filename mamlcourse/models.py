@@ -20,6 +20,8 @@ class Conv4(nn.Module):
         reduction: how a block halves the picture: "max-pool", as in MAML++, or "stride", convolutions of stride 2 as
             in Finn's Omniglot code, which ends in a spatial mean.
 
+    The head starts at zero, so that an untrained network gives every class the same chance.
+
     Input (examples, 1, 28, 28), output (examples, ways).
 
     Raises:
@@ -44,6 +46,9 @@ class Conv4(nn.Module):
         layers += [] if pooled else [nn.AdaptiveAvgPool2d(1)]
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Linear(filters, ways)
+        # Labels are dealt anew in every task, so before adaptation no class deserves a start over another.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

@@ -254,7 +254,7 @@ def test_learned_rates_at_their_start_equal_fixed_ones(rates, order, episodes):
     learned = MAML(small_network(), inner_lr=0.3, order=order, learned_rates=rates, backend="loop")
     gradients = learned.meta_gradients(episodes)[1]
     assert relative_error({name: gradients[name] for name in fixed}, fixed) < 1e-12
-    rate_gradients = [g for name, g in gradients.items() if name.startswith("rates.")]
+    rate_gradients = [g for name, g in gradients.items() if name.startswith("rates:")]
     assert len(rate_gradients) == len(fixed) and all(g.abs().sum() > 0 for g in rate_gradients[-2:])
 
 

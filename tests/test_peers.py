@@ -131,7 +131,7 @@ def test_meta_sgd_and_its_rates_equal_iteryne(backend, episodes):
     peer = imported("iteryne").MetaSGD(network("max-pool"), inner_lr=RATE, inner_steps=2)
     expected_loss, expected = iteryne_step(peer, episodes)
     expected = {
-        f"rates.{name.removeprefix('lrs.').replace('__', '.')}" if name.startswith("lrs.") else name: gradient
+        f"rates:{name.removeprefix('lrs.').replace('__', '.')}" if name.startswith("lrs.") else name: gradient
         for name, gradient in expected.items()
     }
     maml = learner(network("max-pool"), "meta-sgd", inner_steps=2, inner_lr=RATE, backend=backend)
