@@ -51,8 +51,14 @@ class Characters:
         )
 
     def select(self, classes, part: str) -> Characters:
-        """The characters with the given class numbers, in that order, named after their `part` of a split."""
+        """The characters with the given class numbers, in that order, named after their `part` of a split.
+
+        Raises:
+            InputError: there is no class of such a number.
+        """
         classes = [int(c) for c in classes]
+        for c in classes:
+            check_number("A class", c, at_least=0, at_most=len(self) - 1, whole=True)
         return Characters(
             f"{self.name}/{part}",
             self.images[classes],

@@ -127,9 +127,7 @@ def train(
     problem = Problem(
         dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, reduction=reduction, root=root
     )
-    settings = recipe(
-        algorithm, **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
-    )
+    settings = recipe(algorithm, **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine))
     config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
     if out.exists():
         _check_same_config(load_checkpoint(out)["config"], config, out)

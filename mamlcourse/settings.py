@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .errors import check_choice, check_number
+from .errors import InputError, check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,26 @@ class Settings:
     cosine: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "adapt", (self.adapt,) if isinstance(self.adapt, str) else tuple(self.adapt))
         check_number("inner_steps", self.inner_steps, at_least=0, whole=True)
         check_number("inner_lr", self.inner_lr, at_least=0)
-        check_choice("order", self.order, (1, 2))
+        check_number("order", self.order, at_least=1, at_most=2, whole=True)
         check_number("first_order_epochs", self.first_order_epochs, at_least=0, whole=True)
         check_choice("multi_step_loss", self.multi_step_loss, ("final", "uniform", "annealed"))
         check_number("multi_step_epochs", self.multi_step_epochs, at_least=1, whole=True)
         check_choice("learned_rates", self.learned_rates, ("none", "parameter", "parameter_step", "element"))
         check_number("outer_lr", self.outer_lr, above=0)
+        for name in ("per_step_norm", "checkpoint_steps", "cosine"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}, but must be True or False.")
+        patterns = (self.adapt,) if isinstance(self.adapt, str) else self.adapt
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise InputError(f"adapt is {self.adapt!r}, but must be a name pattern or several.")
+        object.__setattr__(self, "adapt", tuple(patterns))
+        # NumPy's numbers are welcome, but a checkpoint takes only plain ones.
+        for name in ("inner_steps", "order", "first_order_epochs", "multi_step_epochs"):
+            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in ("inner_lr", "outer_lr"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def order_at(self, epoch: int) -> int:
         """The derivative order used in this epoch."""
@@ -84,9 +95,12 @@ class Settings:
         return (*[0.0] * steps, 1.0)
 
 
-_MAML_PLUS_PLUS = dict(multi_step_loss="annealed", learned_rates="parameter_step", per_step_norm=True, cosine=True)
+_MAML_PLUS_PLUS = dict(
+    multi_step_loss="annealed", learned_rates="parameter_step", per_step_norm=True, cosine=True, outer_lr=0.005
+)
 
-# The switches are the papers'; the rates are this course's for short training, and each line says what the paper used.
+# The switches are the papers'. The rates are this course's, for short training (benchmarks/choose_settings.py); each
+# comment says what the paper used.
 RECIPES = {
     recipe.name: recipe
     for recipe in (

@@ -17,7 +17,8 @@ def noise():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 20, 28, 28), generator=generator, dtype=torch.uint8)
     alphabets = tuple(f"alphabet {c // 5}" for c in range(40))
-    return Characters("noise", images, alphabets, tuple(f"letter {c % 5}" for c in range(40)), frozenset({"alphabet 7"}))
+    names = tuple(f"letter {c % 5}" for c in range(40))
+    return Characters("noise", images, alphabets, names, frozenset({"alphabet 7"}))
 
 
 @pytest.fixture

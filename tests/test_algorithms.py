@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, Reptile, SinusoidTasks, TaskBatch, learner
+from mamlcourse.acceleration import FUNCTIONAL
 
 SETTINGS = [
     dict(order=order, multi_step_loss=multi_step, learned_rates=rates)
@@ -40,7 +41,8 @@ def small_network():
     """Convolution, max-pool and affine batch norm, all adapted. The Sigmoid instead of ReLU keeps it smooth."""
     torch.manual_seed(0)
     features = nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.Sigmoid(), nn.MaxPool2d(4),
+        nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.Sigmoid(),
+        nn.MaxPool2d(4),
         nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.Sigmoid(), nn.Flatten(),
     )  # fmt: skip
     return Network(features, nn.Linear(36, 3)).double()
@@ -77,7 +79,7 @@ def meta_loss_held(maml, batch, epoch=0):
             task = TaskBatch(*(part[number] for part in batch))
             calls = itertools.count()
 
-            def gradient(loss, parameters, _):
+            def gradient(loss, parameters, _, number=number, calls=calls):
                 key = (number, next(calls))
                 if order == 1 and not record:
                     return recorded[key]
@@ -138,10 +140,12 @@ def test_differentiating_through_vmap_would_be_wrong(episodes):
     """The trap that `acceleration` avoids; when this fails, PyTorch has mended its batch-norm rule."""
     maml = MAML(small_network(), inner_steps=2, inner_lr=0.5, backend="loop")
     exact = maml.meta_gradients(episodes)[1]
-    from mamlcourse.acceleration import FUNCTIONAL
-
     meta = {n: p.detach().requires_grad_() for n, p in maml.meta_parameters().items()}
-    one = lambda *task: maml.inner_loop(maml.model).task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL.inner)[0]  # noqa
+    inner = maml.inner_loop(maml.model)
+
+    def one(*task):
+        return inner.task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL.inner)[0]
+
     loss = torch.func.vmap(one)(*episodes).mean()
     through = dict(zip(meta, torch.autograd.grad(loss, list(meta.values()))))
     assert relative_error(through, exact) > 1e-6
@@ -320,7 +324,8 @@ def test_adapt_and_trajectory_agree_with_plain_gradient_descent(name, backend, e
     for (parameter, expected), found in zip(model.named_parameters(), adapted.parameters()):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
         if parameter in maml.adapted_names:
-            torch.testing.assert_close(trajectory.parameters[parameter][1, -1], expected.detach(), rtol=1e-9, atol=1e-12)
+            end = trajectory.parameters[parameter][1, -1]
+            torch.testing.assert_close(end, expected.detach(), rtol=1e-9, atol=1e-12)
     right = (model(episodes.query_x[1]).argmax(1) == episodes.query_y[1]).double().mean().item()
     assert trajectory.query_accuracy[1, -1].item() == pytest.approx(right)
     assert all(torch.equal(value, before[key]) for key, value in maml.state_dict().items())
@@ -395,7 +400,10 @@ def test_any_plain_module_works(episodes):
         (dict(inner_lr=-0.1), "inner_lr is -0.1, but must be a finite number at least 0"),
         (dict(inner_lr=math.nan), "inner_lr is nan"),
         (dict(outer_lr=0), "outer_lr is 0, but must be a finite number above 0"),
-        (dict(order=3), "order 3 is unknown. Allowed: 1, 2"),
+        (dict(order=3), "order is 3, but must be a whole number at least 1 and at most 2"),
+        (dict(order=True), "order is True"),
+        (dict(cosine="no"), "cosine is 'no', but must be True or False"),
+        (dict(adapt=3), "adapt is 3, but must be a name pattern or several"),
         (dict(multi_step_loss="anealed"), "Did you mean 'annealed'"),
         (dict(learned_rates="per_layer"), "learned_rates 'per_layer' is unknown"),
         (dict(first_order_epochs=-1), "first_order_epochs is -1"),
@@ -436,7 +444,10 @@ def broken(batch, **parts):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda b: broken(b, support_y=b.support_y + 1), "support_y has labels from 1 to 3, but the model has 3 outputs"),
+        (
+            lambda b: broken(b, support_y=b.support_y + 1),
+            "support_y has labels from 1 to 3, but the model has 3 outputs",
+        ),
         (lambda b: broken(b, query_y=b.query_y - 1), "query_y has labels from -1 to 1"),
         (lambda b: broken(b, support_x=b.support_x[0, 0]), "support_x has shape (1, 28, 28)|but must begin with"),
         (lambda b: broken(b, query_y=b.query_y.int()), "query_y has dtype torch.int32"),

@@ -103,7 +103,7 @@ def tasks(mean, seed=0, count=200):
 def test_recommendation_follows_the_numbers():
     clearly = made_up({"maml": [tasks(0.8)], "fomaml": [tasks(0.7, 1)]}, {"maml": 10.0, "fomaml": 5.0})
     assert "MAML is clearly more accurate than FOMAML, by 1" in recommendation(clearly)
-    assert recommendation(clearly).endswith("It took 2.0 times the training time of the fastest, FOMAML: use MAML here.")
+    assert "It took 2.0 times the training time of the fastest, FOMAML: use MAML here." in recommendation(clearly)
     turned = made_up({"maml": [tasks(0.7)], "fomaml": [tasks(0.8, 1)]}, {"maml": 10.0, "fomaml": 5.0})
     assert "FOMAML is clearly more accurate" in recommendation(turned)
     assert recommendation(turned).endswith("None of the others trained noticeably faster: use FOMAML here.")
@@ -115,8 +115,8 @@ def test_recommendation_follows_the_numbers():
         {"maml": [tasks(0.8)], "fomaml": [tasks(0.6, 1)], "maml++": [tasks(0.8, 2)]},
         {"maml": 10.0, "fomaml": 5.0, "maml++": 30.0},
     )
-    assert "no clear difference" in recommendation(mixed) and "clearly more accurate than FOMAML" in recommendation(mixed)
-    assert recommendation(mixed).endswith("use MAML here.")
+    assert "no clear difference" in recommendation(mixed) and recommendation(mixed).endswith("use MAML here.")
+    assert "clearly more accurate than FOMAML" in recommendation(mixed)
     alone = made_up({"maml": [tasks(0.8)]}, {"maml": 10.0})
     assert "nothing to compare" in recommendation(alone)
 

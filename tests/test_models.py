@@ -39,9 +39,16 @@ def test_conv4_normalises_by_the_batch_in_both_modes_and_keeps_nothing(reduction
     assert list(model.buffers()) == []
     assert len(normalisation_parameters(model)) == 8
     x = torch.rand(4, 1, 28, 28)
-    together, alone = model(x), model(x[:2])
+    together, alone = model.features(x), model.features(x[:2])
     assert not torch.allclose(together[:2], alone)
-    torch.testing.assert_close(model.eval()(x), together)
+    torch.testing.assert_close(model.eval().features(x), together)
+
+
+@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
+def test_an_untrained_conv4_gives_every_class_the_same_chance(reduction):
+    model = Conv4(5, 6, reduction)
+    assert torch.equal(model(torch.rand(4, 1, 28, 28)), torch.zeros(4, 5))
+    assert model.features(torch.rand(4, 1, 28, 28)).std() > 0
 
 
 def test_mlp_has_the_published_size():

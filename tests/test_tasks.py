@@ -161,6 +161,9 @@ def test_characters_are_shown_and_selected(noise):
     part = noise.select([7, 3], "two")
     assert part.name == "noise/two" and part.names == ("letter 2", "letter 3")
     assert torch.equal(part.images, noise.images[[7, 3]])
+    for wrong in (-1, 40):
+        expected = f"A class is {wrong}, but must be a whole number at least 0 and at most 39."
+        assert refusal(noise.select, [0, wrong], "x") == expected
 
 
 # Episodes of characters.
@@ -386,6 +389,12 @@ def test_bad_numbers_get_one_clear_sentence(name, value, noise):
 def test_bad_seeds_get_one_clear_sentence(value, noise):
     for family in (lambda seed: CharacterTasks(noise, seed=seed), lambda seed: SinusoidTasks(seed=seed)):
         assert f"seed is {value!r}, but must be a whole number at least 0 and at most" in refusal(family, value)
+
+
+@pytest.mark.parametrize("value", [-1, 1.7, "0", None, True], ids=repr)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bad_indices_get_one_clear_sentence(family, value):
+    assert f"A batch's index is {value!r}, but must be a whole number" in refusal(FAMILIES[family]().batch, value)
 
 
 @seeded
