@@ -15,7 +15,7 @@ lab: .venv/ready
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready
-	$(BIN)/python -m mamlcourse.glyphs
+	$(BIN)/python -c "from mamlcourse import glyphs; glyphs.main()"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

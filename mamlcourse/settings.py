@@ -95,9 +95,7 @@ class Settings:
         return (*[0.0] * steps, 1.0)
 
 
-_MAML_PLUS_PLUS = dict(
-    multi_step_loss="annealed", learned_rates="parameter_step", per_step_norm=True, cosine=True, outer_lr=0.005
-)
+_MAML_PLUS_PLUS = dict(multi_step_loss="annealed", learned_rates="parameter_step", per_step_norm=True, cosine=True)
 
 # The switches are the papers'. The rates are this course's, for short training (benchmarks/choose_settings.py); each
 # comment says what the paper used.
