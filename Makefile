@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test lab glyphs clean
+.PHONY: compare test lab notebooks glyphs clean
 
 compare: .venv/ready
 	$(BIN)/mamlcourse compare
 
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --nbval-lax --nbval-cell-timeout 300
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
+
+# Run every notebook and keep its outputs.
+notebooks: .venv/ready
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready

@@ -8,13 +8,13 @@ is measured, and candidates that are already there are skipped.
 """
 
 import itertools
-import json
 import sys
 from pathlib import Path
 
 import torch
 
 from mamlcourse import CharacterTasks, Conv4, evaluate, learner, load_characters, train
+from mamlcourse.records import provenance, read_json, write_json
 
 SEED, VALIDATION_TASKS = 0, 200
 ITERATIONS, TASKS_PER_BATCH, FILTERS = 50, 4, 32
@@ -34,21 +34,20 @@ def measure(split, seed, algorithm, **settings):
     torch.manual_seed(seed)
     maml = learner(Conv4(5, FILTERS), algorithm, **settings)
     training = CharacterTasks(split.train, tasks_per_batch=TASKS_PER_BATCH, rotations=True, seed=seed)
-    history = train(maml, training, ITERATIONS, progress=False)
+    train(maml, training, ITERATIONS, progress=False)
     validation = evaluate(maml, CharacterTasks(split.validation, seed=seed), VALIDATION_TASKS)
-    return dict(accuracy=validation.accuracy, interval=validation.interval, seconds=history.seconds)
+    return dict(task_accuracies=validation.per_task, accuracy=validation.accuracy, interval=validation.interval)
 
 
 def main(path):
     split = load_characters("omniglot").split("alphabet", validation=5)
-    rows = json.loads(path.read_text()) if path.exists() else []
+    record = read_json(path) if path.exists() else {"kind": "settings search", **provenance(), "candidates": []}
     for candidate in candidates():
         key = dict(candidate, seed=SEED)
-        if any(key.items() <= row.items() for row in rows):
-            continue
-        rows.append(key | measure(split, **key))
-        path.write_text(json.dumps(rows, indent=1))
-        print(rows[-1], flush=True)
+        if not any(key.items() <= row.items() for row in record["candidates"]):
+            record["candidates"].append(key | measure(split, **key))
+            write_json(record, path)
+            print(key, f"{record['candidates'][-1]['accuracy']:.1%}", flush=True)
 
 
 if __name__ == "__main__":

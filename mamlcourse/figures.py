@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from .characters import Characters
 from .comparison import TITLES, caption, summary
+from .evaluation import half_interval
 
 # One colour and one mark for each algorithm, everywhere: the colour-blind-safe palette of Okabe and Ito.
 COLOURS = {
@@ -104,3 +105,68 @@ def _draw_cost(axes, found):
     axes.set_yticks(range(len(found)), [TITLES[name] for name in found])
     axes.set(title="Training cost", xlabel=f"ratio to {TITLES[next(iter(found))]}", ylim=(len(found) - 0.5, -0.5))
     axes.set_xlim(0, 1.35 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels
+
+
+def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figure:
+    """Show one task: a row for each class with its support drawings, then its first queries.
+
+    Args:
+        batch: a `TaskBatch` of characters, sorted by label as `CharacterTasks` makes it.
+        task: which task of the batch.
+        queries: how many queries of each class to show.
+        outputs: (queries of all classes, ways) outputs of a network for that task; each query then carries its
+            predicted class: a plain number when right, a number in a box with a cross when wrong.
+    """
+    support_y, query_y = batch.support_y[task], batch.query_y[task]
+    ways = int(support_y.max()) + 1
+    shots = int((support_y == 0).sum())
+    queries = min(queries, int((query_y == 0).sum()))
+    figure = Figure(figsize=(1.6 + 0.8 * (shots + queries), 0.6 + 0.85 * ways), layout="constrained")
+    grid = figure.subplots(ways, shots + queries, squeeze=False)
+    for label in range(ways):
+        of_class = (query_y == label).nonzero().flatten()[:queries]
+        pictures = [*batch.support_x[task][support_y == label], *batch.query_x[task][of_class]]
+        for column, (axes, picture) in enumerate(zip(grid[label], pictures)):
+            axes.imshow(picture[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            if column < shots:
+                axes.set_facecolor("#EEEEEE")
+                for spine in axes.spines.values():
+                    spine.set(color=COLOURS["maml"], linewidth=2)
+            elif outputs is not None:
+                _mark_prediction(axes, int(outputs[of_class[column - shots]].argmax()), label)
+        grid[label, 0].set_ylabel(f"class {label}", fontsize=9)
+    grid[0, 0].set_title("support", fontsize=9)
+    grid[0, shots].set_title("queries", fontsize=9, loc="left")
+    return figure
+
+
+def _mark_prediction(axes, predicted, label):
+    """The predicted class in the corner; right and wrong differ by shape as well as by colour."""
+    right = predicted == label
+    axes.text(
+        0.97, 0.03, f"{predicted}" if right else f"{predicted} ✗", transform=axes.transAxes, ha="right", va="bottom",
+        fontsize=8, color="#005A32" if right else "white",
+        bbox=None if right else dict(facecolor="#B2182B", edgecolor="none", pad=1.5),
+    )  # fmt: skip
+
+
+def adaptation_figure(evaluations: dict) -> Figure:
+    """Query accuracy after each adaptation step: the mean over tasks, with its 95% interval as a band.
+
+    Args:
+        evaluations: {recipe's name: `Evaluation`} of a classification.
+    """
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, evaluation in evaluations.items():
+        mean = [100 * value for value in evaluation.by_step]
+        half = [100 * half_interval(step) for step in evaluation.accuracies.T.tolist()]
+        steps = range(len(mean))
+        axes.plot(steps, mean, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
+        low, high = ([m + sign * h for m, h in zip(mean, half)] for sign in (-1, 1))
+        axes.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2)
+    axes.set(xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100), xticks=list(steps))
+    axes.set_title(f"Accuracy on unseen characters, {len(evaluation.per_task)} tasks, 95% interval", fontsize=10)
+    axes.legend(loc="lower right")
+    return figure

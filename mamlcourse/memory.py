@@ -14,7 +14,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 
-import psutil
 import torch
 
 from .algorithms import learner
@@ -84,6 +83,8 @@ def _measure_resident(maml, batch):
 
 @contextmanager
 def _resident_samples():
+    import psutil  # needed on a CPU alone, and missing on some GPU machines
+
     process, stop = psutil.Process(), threading.Event()
     samples = [process.memory_info().rss]
 

@@ -5,7 +5,6 @@ import gc
 import itertools
 import math
 
-import psutil
 import pytest
 import torch
 from torch import nn
@@ -348,6 +347,7 @@ def test_regression_has_no_accuracy():
 
 @pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
 def test_memory_stays_flat_over_iterations(backend, noise):
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
     tasks = CharacterTasks(noise, ways=3, queries=2)
     maml = learner(Conv4(3, 8), "maml++", backend=backend)
 
