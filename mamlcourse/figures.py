@@ -104,7 +104,7 @@ def _draw_cost(axes, found):
     axes.axvline(1, color="grey", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(found)), [TITLES[name] for name in found])
     axes.set(title="Training cost", xlabel=f"ratio to {TITLES[next(iter(found))]}", ylim=(len(found) - 0.5, -0.5))
-    axes.set_xlim(0, 1.35 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels
+    axes.set_xlim(0, 1.5 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels
 
 
 def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figure:

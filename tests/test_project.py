@@ -91,5 +91,7 @@ def test_notebooks_are_committed_with_outputs_and_without_errors():
     for path in ROOT.glob("notebooks/*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
-        assert outputs and all(output["output_type"] in ("stream", "execute_result", "display_data") for output in outputs)
+        assert outputs and all(
+            output["output_type"] in ("stream", "execute_result", "display_data") for output in outputs
+        )
         assert not any(output.get("name") == "stderr" for output in outputs), path.name
