@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
 import signal
 import threading
 import time
@@ -40,8 +39,13 @@ from mamlcourse import (
 from mamlcourse.training import outer_rate
 
 # Processes to kill are forked from a server that has imported everything once; torch.optim imports torch._dynamo late.
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["pytest", "mamlcourse", "torch._dynamo"])
+POSIX = os.name == "posix"
+needs_posix = pytest.mark.skipif(not POSIX, reason="this system has no forked processes and signals as POSIX has them")
+if POSIX:
+    import resource
+
+    FORKING = multiprocessing.get_context("forkserver")
+    FORKING.set_forkserver_preload(["pytest", "mamlcourse", "torch._dynamo"])
 
 
 class Network(nn.Module):
@@ -506,6 +510,7 @@ def train_and_tell(sender, path):
     sender.send((printed.getvalue(), len(history.losses)))
 
 
+@needs_posix
 def test_ctrl_c_from_outside(tmp_path):
     path = tmp_path / "run.pt"
     process, receiver = in_another_process(train_and_tell, path)
@@ -526,6 +531,7 @@ def assert_resumes_as_if_never_stopped(path):
     assert same(resumed.state_dict(), whole.state_dict())
 
 
+@needs_posix
 def test_sudden_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL, twenty times over, to one run that saves at every iteration."""
     path, done, chance = tmp_path / "run.pt", 0, random.Random(0)
@@ -561,6 +567,7 @@ def train_and_die(sender, path, moment):
     quietly(regressor(hidden=150), tasks, 9, checkpoint=path, save_every=1)
 
 
+@needs_posix
 @pytest.mark.parametrize("moment", ["half written", "fsync", "replace"])
 def test_sudden_death_at_the_worst_moments(moment, tmp_path):
     path = tmp_path / "run.pt"
@@ -585,6 +592,7 @@ def train_on_a_full_disk(sender, path):
         sender.send(str(error))
 
 
+@needs_posix
 def test_a_full_disk_gets_one_clear_sentence_and_the_last_checkpoint_stays(tmp_path):
     path = tmp_path / "run.pt"
     process, receiver = in_another_process(train_on_a_full_disk, path)
