@@ -44,10 +44,12 @@ class Calculus(NamedTuple):
 
     Attributes:
         inner: (loss of parameters, parameters, order) -> gradients; constants if order is 1.
+        update: (parameters, rates, gradients) -> parameters - rates x gradients; rates are tensors by name or a number.
         outer: (loss and outputs of meta-parameters, meta-parameters) -> (loss, outputs, gradients), used once.
     """
 
     inner: Callable
+    update: Callable
     outer: Callable
 
 
@@ -56,6 +58,16 @@ def _autograd_inner(loss, parameters, order):
         parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     slopes = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=order == 2)
     return dict(zip(parameters, slopes))
+
+
+def _autograd_update(parameters, rates, slopes):
+    # All tensors in one call, some 5% of a whole meta-gradient faster than one by one (benchmarks/updates.py).
+    values, slopes = list(parameters.values()), list(slopes.values())
+    if isinstance(rates, dict):
+        moved = torch._foreach_sub(values, torch._foreach_mul(slopes, [rates[name] for name in parameters]))
+    else:
+        moved = torch._foreach_sub(values, slopes, alpha=rates)
+    return dict(zip(parameters, moved))
 
 
 def _autograd_outer(task_loss, meta):
@@ -74,6 +86,12 @@ def _functional_inner(loss, parameters, order):
     return {name: slope.detach() for name, slope in slopes.items()}
 
 
+def _functional_update(parameters, rates, slopes):
+    # vmap has no rule for torch._foreach_*, but it updates a tensor of all tasks at once.
+    rates = rates if isinstance(rates, dict) else dict.fromkeys(parameters, rates)
+    return {name: p - rates[name] * slopes[name] for name, p in parameters.items()}
+
+
 def _functional_outer(task_loss, meta):
     loss, pull, outputs = vjp(task_loss, meta, has_aux=True)
     return loss, outputs, pull(torch.ones_like(loss))[0]
@@ -85,8 +103,10 @@ def vjp(function, *arguments, has_aux=False):
     return result, functools.partial(pull, retain_graph=False, create_graph=False), *aux
 
 
-AUTOGRAD = Calculus(_autograd_inner, _autograd_outer)  # ordinary tensors
-FUNCTIONAL = Calculus(_functional_inner, _functional_outer)  # under vmap and other function transforms
+AUTOGRAD = Calculus(_autograd_inner, _autograd_update, _autograd_outer)  # ordinary tensors
+FUNCTIONAL = Calculus(
+    _functional_inner, _functional_update, _functional_outer
+)  # under vmap and other function transforms
 
 
 def recomputed_gradients(step, loss, meta, start, weights):

@@ -57,26 +57,29 @@ class InnerLoop:
         parameters |= {name: at_step(meta[f"norms:{name}"], step) for name in self.norm_names}
         return functional_call(self.module, parameters, (x,))
 
-    def rate(self, meta: Parameters, name: str, step: int) -> Tensor | float:
-        """α of one parameter tensor at one step."""
-        rate = meta.get(f"rates:{name}", self.settings.inner_lr)
-        return at_step(rate, step) if self.settings.learned_rates == "parameter_step" else rate
+    def rates(self, meta: Parameters, step: int) -> Parameters | float:
+        """α at one step: one number, or where rates are learned, a tensor for each name."""
+        if self.settings.learned_rates == "none":
+            return self.settings.inner_lr
+        rates = {name: meta[f"rates:{name}"] for name in self.adapted_names}
+        by_step = self.settings.learned_rates == "parameter_step"
+        return {name: at_step(rate, step) for name, rate in rates.items()} if by_step else rates
 
-    def step(self, meta: Parameters, adapted: Parameters, step: int, x, y, order: int, gradient) -> Parameters:
+    def step(self, meta: Parameters, adapted: Parameters, step: int, x, y, order: int, calculus) -> Parameters:
         """θ'_{k+1} = θ'_k - α ∇L(θ'_k) on the support set (Finn et al. 2017, equation 1).
 
-        `gradient` takes the loss, the parameters and the order, and with order 1 returns constants: that is all there
-        is to FOMAML.
+        With order 1 the gradient is a constant: that is all there is to FOMAML. `calculus` knows how to differentiate
+        here (see `acceleration.Calculus`).
         """
-        slopes = gradient(lambda adapted: self.loss(self.outputs(meta, adapted, step, x), y), adapted, order)
-        return {name: p - self.rate(meta, name, step) * slopes[name] for name, p in adapted.items()}
+        slopes = calculus.inner(lambda adapted: self.loss(self.outputs(meta, adapted, step, x), y), adapted, order)
+        return calculus.update(adapted, self.rates(meta, step), slopes)
 
     def query_loss(self, meta: Parameters, adapted: Parameters, steps_taken: int, x, y) -> tuple[Tensor, Tensor]:
         """The loss of θ'_k on the query set, and the outputs it was worked out from."""
         outputs = self.outputs(meta, adapted, max(steps_taken - 1, 0), x)
         return self.loss(outputs, y), outputs
 
-    def task_loss(self, meta: Parameters, task: TaskBatch, order: int, weights, gradient) -> tuple[Tensor, Tensor]:
+    def task_loss(self, meta: Parameters, task: TaskBatch, order: int, weights, calculus) -> tuple[Tensor, Tensor]:
         """The meta-objective of one task, Σ_k w_k L_query(θ'_k), and the query outputs after the last step.
 
         MAML's weights are (0, ..., 0, 1); MAML++ (Antoniou et al. 2019, section 4) grades every step at first.
@@ -84,7 +87,7 @@ class InnerLoop:
         adapted, total = self.start(meta), 0.0
         for steps_taken, weight in enumerate(weights):
             if steps_taken > 0:
-                adapted = self.step(meta, adapted, steps_taken - 1, task.support_x, task.support_y, order, gradient)
+                adapted = self.step(meta, adapted, steps_taken - 1, task.support_x, task.support_y, order, calculus)
             if weight:  # a query pass that counts for nothing is not worked out
                 loss, outputs = self.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
                 total = total + weight * loss
@@ -174,11 +177,10 @@ class MAML(nn.Module):
         """(loss, query outputs, {name: gradient}) of one task's meta-objective."""
         order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
         if not self.settings.checkpoint_steps:
-            return calculus.outer(lambda meta: inner.task_loss(meta, task, order, weights, calculus.inner), meta)
+            return calculus.outer(lambda meta: inner.task_loss(meta, task, order, weights, calculus), meta)
 
         def step(meta, adapted, number):
-            gradient = acceleration.FUNCTIONAL.inner
-            return inner.step(meta, adapted, number, task.support_x, task.support_y, order, gradient)
+            return inner.step(meta, adapted, number, task.support_x, task.support_y, order, acceleration.FUNCTIONAL)
 
         def loss(meta, adapted, steps_taken):
             return inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
@@ -239,7 +241,7 @@ class MAML(nn.Module):
             for steps_taken in range(steps + 1):
                 if steps_taken > 0:
                     number = steps_taken - 1
-                    adapted = inner.step(meta, adapted, number, task.support_x, task.support_y, 1, calculus.inner)
+                    adapted = inner.step(meta, adapted, number, task.support_x, task.support_y, 1, calculus)
                 with torch.no_grad():
                     support, _ = inner.query_loss(meta, adapted, steps_taken, task.support_x, task.support_y)
                     query, outputs = inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
@@ -319,7 +321,7 @@ class Reptile(MAML):
         x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
         adapted = inner.start(meta)
         for step in range(self.settings.inner_steps):
-            adapted = inner.step(meta, adapted, step, x, y, 1, calculus.inner)
+            adapted = inner.step(meta, adapted, step, x, y, 1, calculus)
         with torch.no_grad():
             loss, outputs = inner.query_loss(meta, adapted, self.settings.inner_steps, task.query_x, task.query_y)
         still = {name: torch.zeros_like(p) for name, p in meta.items()}

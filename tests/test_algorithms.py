@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, Reptile, SinusoidTasks, TaskBatch, learner
-from mamlcourse.acceleration import FUNCTIONAL
+from mamlcourse.acceleration import AUTOGRAD, FUNCTIONAL
 
 SETTINGS = [
     dict(order=order, multi_step_loss=multi_step, learned_rates=rates)
@@ -87,7 +87,12 @@ def meta_loss_held(maml, batch, epoch=0):
                 recorded[key] = dict(zip(leaves, slopes))
                 return recorded[key]
 
-            total = total + maml.inner_loop(maml.model).task_loss(meta, task, order, weights, gradient)[0].item()
+            total = (
+                total
+                + maml.inner_loop(maml.model)
+                .task_loss(meta, task, order, weights, AUTOGRAD._replace(inner=gradient))[0]
+                .item()
+            )
         return total / len(batch.support_x)
 
     return function
@@ -143,7 +148,7 @@ def test_differentiating_through_vmap_would_be_wrong(episodes):
     inner = maml.inner_loop(maml.model)
 
     def one(*task):
-        return inner.task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL.inner)[0]
+        return inner.task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL)[0]
 
     loss = torch.func.vmap(one)(*episodes).mean()
     through = dict(zip(meta, torch.autograd.grad(loss, list(meta.values()))))
