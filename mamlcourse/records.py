@@ -69,10 +69,11 @@ def read_json(path: str | Path) -> dict:
 
 
 def _command() -> str:
-    """The command line with the program's name alone: where it is installed is nobody's business."""
+    """The command line, with names for absolute paths: what folders a machine has is nobody's business."""
     script = Path(sys.argv[0])
     program = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    return " ".join([program, *map(shlex.quote, arguments)])
 
 
 def _processor() -> str:

@@ -204,8 +204,8 @@ def test_result_files_that_cannot_be_used(tmp_path):
 
 
 def test_provenance_names_no_folder(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/mamlcourse", "compare", "--seeds", "3"])
-    assert provenance()["command"] == "mamlcourse compare --seeds 3"
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/mamlcourse", "compare", "--json", "/secret/a.json"])
+    assert provenance()["command"] == "mamlcourse compare --json a.json"
     monkeypatch.setattr("sys.argv", ["/somewhere/mamlcourse/__main__.py", "doctor"])
     assert provenance()["command"] == "python -m mamlcourse doctor"
 
