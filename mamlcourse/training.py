@@ -81,7 +81,8 @@ def train(
         validation_tasks: how many of its tasks.
         validate_every: iterations between validations; default a tenth of the run.
         checkpoint: file to save to, every `save_every` iterations, at the end and on Ctrl-C.
-        resume: go on from `checkpoint` if it exists.
+        resume: go on from `checkpoint` if it exists. Batches already seen are skipped; a loader that shuffles by itself
+            does not come back to the same order.
         config: plain values to keep in the checkpoint for whoever loads it.
         progress: whether to show a progress bar.
 
