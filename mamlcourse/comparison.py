@@ -286,6 +286,8 @@ def recommendation(record: dict) -> str:
         sentences.append(f"{faster}: use {TITLES[choice]} here.")
     else:
         sentences.append(f"{_cost(found, best)}: use {TITLES[best]} here.")
+    if len(record["seeds"]) == 1:
+        sentences.append("(One seed: the intervals do not hold how much training varies by chance; see --seeds.)")
     return " ".join(sentences)
 
 
