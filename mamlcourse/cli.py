@@ -90,9 +90,9 @@ def compare(
         seeds=range(_at_least_one("seeds", seeds)), device=device, backend=backend,
         **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine),
     )  # fmt: skip
+    write_json(record, json)  # first: whatever happens to the rest, nothing measured is lost
     console.print(comparison.table(record))
     typer.echo(comparison.recommendation(record))
-    write_json(record, json)
     figures.comparison_figure(record).savefig(figure, dpi=110)
     typer.echo(f"Record: {json}\nFigure: {figure}")
 

@@ -33,7 +33,7 @@ class Settings:
         adapt: which parameters adapt, as name patterns; a leading "!" takes names out again. ANIL: ("head.*",);
             BOIL: ("*", "!head.*").
         checkpoint_steps: recompute each inner step in the backward pass instead of keeping it: memory hardly grows
-            with K, for about a third more time.
+            with K, for the time of one more gradient in each step.
         outer_lr: Adam's rate for the meta-parameters (Reptile too).
         cosine: anneal the outer rate along a cosine to a hundredth of it (MAML++, "CA").
     """

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from mamlcourse import Characters, CharacterTasks, TaskBatch
+from mamlcourse import Characters, CharacterTasks, InputError, TaskBatch
 
 
 @pytest.fixture
@@ -29,3 +29,12 @@ def episodes(noise):
 
 def as_float64(batch):
     return TaskBatch(*(x.double() if x.is_floating_point() else x for x in batch))
+
+
+def refusal(function, *arguments, **keywords):
+    """The message of the `InputError` that the call must raise: one line that ends as a sentence does."""
+    with pytest.raises(InputError) as caught:
+        function(*arguments, **keywords)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message

@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mamlcourse import Characters, CharacterTasks, InputError, SinusoidTasks, load_characters
+from mamlcourse import Characters, CharacterTasks, SinusoidTasks, load_characters
 from mamlcourse.characters import FINN_COUNTS
 from mamlcourse.errors import check_choice, check_number
 from mamlcourse.tasks import check_batch
@@ -20,15 +21,6 @@ seeded = settings(
     derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SEEDS = st.integers(0, 2**63 - 1)
-
-
-def refusal(function, *arguments, **keywords):
-    """The message of the `InputError` that the call must raise: one sentence on one line."""
-    with pytest.raises(InputError) as caught:
-        function(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".")
-    return message
 
 
 def blank(classes, alphabets=50, test_alphabets=20):

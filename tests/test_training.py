@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -85,15 +86,6 @@ def characters(noise):
 
 def quietly(maml, tasks, iterations, **settings):
     return train(maml, tasks, iterations, progress=False, **settings)
-
-
-def refusal(function, *arguments, **keywords):
-    """The message of the `InputError` that the call must raise: one sentence or two on one line."""
-    with pytest.raises(InputError) as caught:
-        function(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".")
-    return message
 
 
 def same(one, other):
