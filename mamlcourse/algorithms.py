@@ -79,6 +79,14 @@ class InnerLoop:
         outputs = self.outputs(meta, adapted, max(steps_taken - 1, 0), x)
         return self.loss(outputs, y), outputs
 
+    def one_by_one(self, meta: Parameters, adapted: Parameters, steps_taken: int, support_x, x, y):
+        """As `query_loss`, but each query goes through the network with the support set alone, so that normalisation
+        sees no other query (not transductive; Nichol et al. 2018, section 6)."""
+        step = max(steps_taken - 1, 0)
+        outputs = torch.func.vmap(lambda one: self.outputs(meta, adapted, step, torch.cat([support_x, one[None]]))[-1])
+        seen = outputs(x)
+        return self.loss(seen, y), seen
+
     def task_loss(self, meta: Parameters, task: TaskBatch, order: int, weights, calculus) -> tuple[Tensor, Tensor]:
         """The meta-objective of one task, Σ_k w_k L_query(θ'_k), and the query outputs after the last step.
 
@@ -219,13 +227,19 @@ class MAML(nn.Module):
         mean = acceleration.mean_over_tasks(one_task, self.model, batch, self.backend)
         return mean.pop("/loss"), mean.pop("/right", None), mean
 
-    def trajectory(self, batch: TaskBatch, steps: int | None = None, parameters: bool = False) -> Trajectory:
+    def trajectory(
+        self, batch: TaskBatch, steps: int | None = None, parameters: bool = False, *, only_last: bool = False,
+        transductive: bool = True,
+    ) -> Trajectory:  # fmt: skip
         """Adapt to every task of the batch and record each step. Leaves the model as it is.
 
         Args:
             batch: tensors with a leading task dimension.
             steps: adaptation steps; default the K that was trained.
             parameters: whether to keep the adapted parameters too (memory: tasks x steps x parameters).
+            only_last: record the last step alone, so that K + 1 becomes 1: much faster where queries are many.
+            transductive: whether a task's queries go through the network together, so that its normalisation sees
+                them all, or each with the support set alone.
 
         Raises:
             InputError: the batch does not fit, or `steps` is negative.
@@ -242,9 +256,16 @@ class MAML(nn.Module):
                 if steps_taken > 0:
                     number = steps_taken - 1
                     adapted = inner.step(meta, adapted, number, task.support_x, task.support_y, 1, calculus)
+                if only_last and steps_taken < steps:
+                    continue
                 with torch.no_grad():
                     support, _ = inner.query_loss(meta, adapted, steps_taken, task.support_x, task.support_y)
-                    query, outputs = inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
+                    if transductive:
+                        query, outputs = inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
+                    else:
+                        query, outputs = inner.one_by_one(
+                            meta, adapted, steps_taken, task.support_x, task.query_x, task.query_y
+                        )
                 record = {"/support": support, "/query": query, "/outputs": outputs}
                 records.append(record | ({n: p.detach() for n, p in adapted.items()} if parameters else {}))
             return {name: torch.stack([record[name] for record in records]) for name in records[0]}

@@ -1,4 +1,4 @@
-"""The command line: compare, train, evaluate, data, doctor."""
+"""The command line: compare, train, evaluate, reproduce, data, doctor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import acceleration, comparison, figures, omniglot
+from . import acceleration, comparison, figures, omniglot, reproduction
 from .algorithms import learner
 from .characters import load_characters
 from .errors import InputError
@@ -187,6 +187,68 @@ def evaluate(
         }  # fmt: skip
         write_json(record, json)
         typer.echo(f"Record: {json}")
+
+
+@app.command()
+def reproduce(
+    setting: Annotated[str, typer.Argument(help=f"The setting: {', '.join(reproduction.SETTINGS)}.")] = "",
+    algorithm: Annotated[
+        list[str], typer.Option(help=f"An algorithm; give it again for each: {', '.join(reproduction.ALGORITHMS)}.")
+    ] = ["maml", "fomaml", "maml++"],  # noqa: B006 - typer reads it, nobody changes it
+    seeds: Annotated[int, typer.Option(help="Repetitions with other weights and training tasks.")] = 1,
+    protocol: Annotated[
+        str | None, typer.Option(help="finn or maml++; default maml++ for MAML++ and FOMAML++, finn for the others.")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Meta-batches; default the protocol's.")] = None,
+    filters: FiltersOption = 64,
+    validation_tasks: Annotated[int, typer.Option(help="Validation tasks, 50 times in the run.")] = 300,
+    test_tasks: Annotated[int, typer.Option(help="Test tasks.")] = 6000,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop training after so long; the same command goes on (exit code 75).")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results/omniglot"),
+    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/omniglot"),
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say what there is and how long it takes; run nothing.")
+    ] = False,
+    root: RootOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+):
+    """Train and test by the papers' Omniglot protocols; goes on where it was stopped, on any machine."""
+    if list_:
+        console.print(_list_of_runs(results))
+        return
+    out_of_time = reproduction.deadline(max_minutes)
+    runs = [
+        reproduction.plan(
+            setting, name, seed, protocol, iterations=iterations, filters=filters, validation_tasks=validation_tasks,
+            test_tasks=test_tasks, root=root,
+        )
+        for seed in range(_at_least_one("seeds", seeds))
+        for name in algorithm
+    ]  # fmt: skip
+    for run in runs:
+        record = reproduction.reproduce(
+            run, results, checkpoints, device=device, backend=backend, out_of_time=out_of_time
+        )
+        if record is None:
+            typer.echo("Go on with the same command.")
+            raise typer.Exit(75)
+        typer.echo(f"{run.name}: test accuracy {record['test_accuracy']:.2%}, {results / run.name}.json")
+
+
+def _list_of_runs(results: Path) -> Table:
+    """Every run with its budget, and its time where one like it was measured."""
+    shown = Table(title="mamlcourse reproduce SETTING --algorithm NAME", title_justify="left")
+    for heading in ("setting", "algorithm", "protocol", "iterations x tasks", "training time"):
+        shown.add_column(heading)
+    for setting in reproduction.SETTINGS:
+        for algorithm in reproduction.ALGORITHMS:
+            run = reproduction.plan(setting, algorithm)
+            budget = f"{run.iterations} x {run.tasks_per_batch}"
+            shown.add_row(setting, algorithm, run.protocol, budget, reproduction.expected_time(run, results))
+    return shown
 
 
 @app.command()

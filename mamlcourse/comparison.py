@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median, stdev
 
@@ -14,7 +16,7 @@ from .evaluation import evaluate, half_interval
 from .memory import peak_of_training
 from .problems import Problem, choose_device
 from .records import provenance
-from .settings import recipe
+from .settings import Settings, recipe
 from .training import train
 
 TITLES = {
@@ -28,50 +30,79 @@ def compare(
     algorithms=("maml", "fomaml", "maml++"),
     problem: Problem = Problem(),  # noqa: B008 - it cannot be changed
     *,
-    train_tasks: int = 200,
+    seeds=(0,),
+    progress: bool = True,
+    **options,
+) -> dict:
+    """Meta-train and test each algorithm on the same problem.
+
+    Args:
+        algorithms: names of recipes; the first is what the others are compared with.
+        problem, seeds, progress: as in `compare_settings`.
+        **options: those of `compare_settings`, and settings to change for all algorithms, such as `inner_lr=0.1`.
+
+    Returns:
+        The record of `compare_settings`.
+
+    Raises:
+        InputError: a name is unknown or a number not allowed.
+    """
+    algorithms = list(algorithms)
+    if not algorithms or len(set(algorithms)) < len(algorithms):
+        raise InputError(f"algorithms is {algorithms}, but must name at least one and none twice.")
+    own = {name: options.pop(name) for name in list(options) if name in inspect.signature(compare_settings).parameters}
+    settings = {name: recipe(name, **options) for name in algorithms}
+    return compare_settings(settings, problem, seeds=seeds, progress=progress, **own)
+
+
+def compare_settings(
+    settings: dict[str, Settings],
+    problem: Problem = Problem(),  # noqa: B008 - it cannot be changed
+    *,
+    train_tasks: int | dict[str, int] = 200,
     tasks_per_batch: int = 4,
     eval_tasks: int = 200,
     seeds=(0,),
     device: str = "auto",
     backend: str = "auto",
     progress: bool = True,
-    **changes,
+    after_seed: Callable[[dict], None] = lambda record: None,
 ) -> dict:
-    """Meta-train and test each algorithm on the same problem.
+    """Meta-train and test settings on the same problem.
 
-    For each seed, every algorithm starts from the same weights, sees the same training tasks and is tested on the
-    same test tasks, which are also the same for all seeds.
+    For each seed, all of them start from the same weights, see the same training tasks and are tested on the same
+    test tasks, which are also the same for all seeds.
 
     Args:
-        algorithms: names of recipes; the first is what the others are compared with.
+        settings: what to compare, by any name; the first is what the others are compared with.
         problem: characters, episodes and network.
-        train_tasks: training tasks for each algorithm and seed; whole meta-batches.
+        train_tasks: training tasks for each algorithm and seed, or by name; whole meta-batches.
         tasks_per_batch: tasks in a meta-batch.
         eval_tasks: test tasks.
         seeds: each a repetition with other initial weights and training tasks.
         device, backend: as in `choose_device` and `MAML`.
         progress: whether to show progress bars.
-        **changes: settings to change for all algorithms, such as `inner_lr=0.1`.
+        after_seed: called with the record so far after each seed.
 
     Returns:
-        A record of plain values, ready for JSON: provenance, everything asked for, and for each algorithm and seed
-        the raw per-task accuracies, losses, seconds and peak memory. `summary`, `table` and `recommendation` read it.
+        A record of plain values, ready for JSON: provenance, everything asked for, and for each name and seed the raw
+        per-task accuracies, losses, seconds and peak memory. `summary`, `table` and `recommendation` read it.
 
     Raises:
-        InputError: a name is unknown or a number not allowed.
+        InputError: a number is not allowed.
     """
     check_number("tasks_per_batch", tasks_per_batch, at_least=1, whole=True)
-    check_number("train_tasks", train_tasks, at_least=tasks_per_batch, whole=True)
     check_number("eval_tasks", eval_tasks, at_least=2, whole=True)
-    if train_tasks % tasks_per_batch:
-        raise InputError(
-            f"train_tasks is {train_tasks}, but must be a multiple of tasks_per_batch, which is {tasks_per_batch}."
-        )
-    algorithms, seeds = list(algorithms), list(seeds)
-    for what, values in (("algorithms", algorithms), ("seeds", seeds)):
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"{what} is {values}, but must name at least one and none twice.")
-    settings = {name: recipe(name, **changes) for name in algorithms}
+    budgets = train_tasks if isinstance(train_tasks, dict) else dict.fromkeys(settings, train_tasks)
+    for budget in budgets.values():
+        check_number("train_tasks", budget, at_least=tasks_per_batch, whole=True)
+        if budget % tasks_per_batch:
+            raise InputError(
+                f"train_tasks is {budget}, but must be a multiple of tasks_per_batch, which is {tasks_per_batch}."
+            )
+    seeds = list(seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds is {seeds}, but must name at least one and none twice.")
     device = choose_device(device)
     test = problem.tasks("test", tasks_per_batch=10, seed=0, device=device)
     record = {
@@ -81,21 +112,26 @@ def compare(
         "train_tasks": train_tasks,
         "tasks_per_batch": tasks_per_batch,
         "eval_tasks": eval_tasks,
-        "seeds": seeds,
+        "seeds": [],
         "algorithms": {
-            name: {"settings": asdict(settings[name]) | {"adapt": list(settings[name].adapt)}, "runs": []}
-            for name in algorithms
+            name: {"settings": asdict(chosen) | {"adapt": list(chosen.adapt)}, "runs": []}
+            for name, chosen in settings.items()
         },
     }
+    for name, entry in record["algorithms"].items():
+        entry["peak_memory_bytes"] = peak_of_training(
+            settings[name], replace(problem, root=None), tasks_per_batch, device, backend
+        )
     for seed in seeds:
-        for name in algorithms:
+        for name in settings:
             maml = learner(problem.network(seed, device), settings[name], backend=backend)
             training = problem.tasks("train", tasks_per_batch, seed, device)
-            history = train(maml, training, train_tasks // tasks_per_batch, progress=progress)
+            history = train(maml, training, budgets[name] // tasks_per_batch, progress=progress)
             if not history.finished:
                 raise KeyboardInterrupt
             if progress:
-                tqdm.write(f"{TITLES[name]}, seed {seed}: trained in {history.seconds:.1f} s, testing ...")
+                title = TITLES.get(name, name)
+                tqdm.write(f"{title}, seed {seed}: trained in {history.seconds:.1f} s, testing ...")
             tested = evaluate(maml, test, eval_tasks)
             run = {
                 "seed": seed,
@@ -108,10 +144,8 @@ def compare(
                 "overshoot": round(tested.overshoot, 5),
             }
             record["algorithms"][name]["runs"].append(run)
-    for name in algorithms:
-        record["algorithms"][name]["peak_memory_bytes"] = peak_of_training(
-            settings[name], replace(problem, root=None), tasks_per_batch, device, backend
-        )
+        record["seeds"].append(seed)
+        after_seed(record)
     return record
 
 

@@ -1,7 +1,7 @@
 """How good adaptation is on tasks that were not trained on, step by step, with intervals over the tasks.
 
-Evaluation is transductive, as in the papers: the queries of a task go through the network together, and its
-normalisation sees their statistics.
+Evaluation is transductive unless asked otherwise, as in the papers: the queries of a task go through the network
+together, and its normalisation sees their statistics.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ class Evaluation:
         return (self.losses[:, 1:] > self.losses[:, :-1]).any(1).float().mean().item()
 
 
-def evaluate(maml: MAML, tasks, number_of_tasks: int = 600, steps: int | None = None) -> Evaluation:
+def evaluate(
+    maml: MAML, tasks, number_of_tasks: int = 600, steps: int | None = None, *, only_last: bool = False,
+    transductive: bool = True,
+) -> Evaluation:  # fmt: skip
     """Adapt to tasks and measure each step. Leaves parameters, buffers, modes and random state as they are.
 
     Args:
@@ -115,6 +118,8 @@ def evaluate(maml: MAML, tasks, number_of_tasks: int = 600, steps: int | None = 
         tasks: a task family, or an iterable of task batches; its first `number_of_tasks` tasks are used.
         number_of_tasks: T; fewer if the iterable ends before.
         steps: adaptation steps; default the K that was trained.
+        only_last: measure the last step alone (one column instead of K + 1), much faster where queries are many.
+        transductive: whether a task's queries go through the network together, or each with the support set alone.
 
     Raises:
         InputError: a number is not allowed, a batch does not fit, or there is none.
@@ -124,7 +129,9 @@ def evaluate(maml: MAML, tasks, number_of_tasks: int = 600, steps: int | None = 
     seen, missing = [], number_of_tasks
     with _left_as_it_was(maml.model):
         for batch in tasks:
-            trajectory = maml.trajectory(check_batch(batch).to(device), steps)
+            trajectory = maml.trajectory(
+                check_batch(batch).to(device), steps, only_last=only_last, transductive=transductive
+            )
             seen.append([part if part is None else part[:missing].cpu() for part in trajectory[:3]])
             missing -= len(seen[-1][0])
             if missing <= 0:

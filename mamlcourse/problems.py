@@ -22,7 +22,8 @@ class Problem:
         dataset: "glyphs" or "omniglot".
         split, validation: as in `Characters.split`.
         ways, shots, queries: the episodes, in training and in testing.
-        rotations: whether training classes are rotated; validation and test classes never are.
+        rotations: whether training classes are rotated.
+        test_rotations: whether validation and test classes are, as in Finn's protocol.
         filters, reduction: the network, as in `Conv4`.
         root: folder of the data set; default as in `load_characters`. It is not part of the problem's description.
     """
@@ -34,6 +35,7 @@ class Problem:
     shots: int = 1
     queries: int = 15
     rotations: bool = True
+    test_rotations: bool = False
     filters: int = 32
     reduction: str = "max-pool"
     root: str | Path | None = None
@@ -58,7 +60,7 @@ class Problem:
             raise InputError(f"There are no {part} classes, as validation is {self.validation}.")
         return CharacterTasks(
             characters, self.ways, self.shots, self.queries, tasks_per_batch,
-            rotations=self.rotations and part == "train", seed=seed, device=device,
+            rotations=self.rotations if part == "train" else self.test_rotations, seed=seed, device=device,
         )  # fmt: skip
 
     def describe(self) -> dict:

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 
 from .errors import InputError
+
+NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 
 
 def provenance(device: str | torch.device = "cpu") -> dict:
@@ -26,7 +29,7 @@ def provenance(device: str | torch.device = "cpu") -> dict:
         "versions": {
             "mamlcourse": mamlcourse.__version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         },
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -48,7 +51,9 @@ def write_json(record: dict, path: str | Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        # A list of numbers takes one line, not one for each.
+        text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(record, indent=1))
+        temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"The result file {path} cannot be written: {error.strerror}.") from error
@@ -66,6 +71,15 @@ def read_json(path: str | Path) -> dict:
         raise InputError(f"The result file {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise InputError(f"The result file {path} is not JSON.") from error
+
+
+def origin(record: dict) -> str:
+    """Where a result file's numbers come from, in one sentence to print beside them: command, hardware, date."""
+    hardware = record["hardware"]
+    device = hardware["device"]
+    if device == "CPU":
+        device = f"{hardware['threads']} CPU thread{'s' * (hardware['threads'] > 1)} ({hardware['processor']})"
+    return f"Measured by `{record['command']}` on {device}, {record['date'][:10]}."
 
 
 def _command() -> str:

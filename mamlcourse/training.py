@@ -16,6 +16,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,11 +63,13 @@ def train(
     epochs: int = 100,
     validation=None,
     validation_tasks: int = 100,
+    validation_steps: int | None = None,
     validate_every: int | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 100,
     resume: bool = False,
     config: dict | None = None,
+    each_iteration: Callable[[History], bool | None] | None = None,
     progress: bool = True,
 ) -> History:
     """Meta-train in place.
@@ -79,11 +82,14 @@ def train(
         epochs: into how many epochs the iterations are divided, for the settings that change by epoch.
         validation: a task family to measure on while training; it decides nothing here.
         validation_tasks: how many of its tasks.
+        validation_steps: adaptation steps in validation; default the K that is trained.
         validate_every: iterations between validations; default a tenth of the run.
         checkpoint: file to save to, every `save_every` iterations, at the end and on Ctrl-C.
         resume: go on from `checkpoint` if it exists. Batches already seen are skipped; a loader that shuffles by itself
             does not come back to the same order.
         config: plain values to keep in the checkpoint for whoever loads it.
+        each_iteration: called with the history after each iteration (and its validation, before it is saved); when it
+            returns True, training stops there as on Ctrl-C. On a GPU the last few losses may not have been read yet.
         progress: whether to show a progress bar.
 
     Ctrl-C ends training after the iteration under way, keeps what was learned and says how to go on; a second one
@@ -112,10 +118,12 @@ def train(
             run.step(batch, epoch=run.done * epochs // iterations)
             _show(bar, run.history, tasks=len(batch[0]))
             if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
-                run.history.validation.append((run.done, evaluate(maml, validation, validation_tasks).score))
+                measured = evaluate(maml, validation, validation_tasks, validation_steps, only_last=True)
+                run.history.validation.append((run.done, measured.score))
+            stop = each_iteration is not None and each_iteration(run.history)
             if run.done % save_every == 0:
                 run.save()
-            if interrupted():
+            if stop or interrupted():
                 break
     run.history.finished = run.done == iterations
     run.save()

@@ -1,0 +1,74 @@
+"""Trained weights as small files: arrays and a description in one `.npz`, which holds no code to run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .algorithms import MAML, learner
+from .errors import InputError, check_choice
+from .problems import Problem
+from .settings import Settings
+
+FOLDER = Path(__file__).parent / "data" / "pretrained"
+
+
+def save_weights(maml: MAML, path: str | Path, description: dict) -> None:
+    """Write a meta-learner's parameters with a description of plain values.
+
+    Args:
+        maml: what to keep.
+        path: file to write, ending in `.npz`.
+        description: must hold "problem" (`Problem.describe()`); the settings are added.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    text = json.dumps(description | {"settings": asdict(maml.settings)})
+    arrays = {name: value.detach().cpu().numpy() for name, value in maml.state_dict().items()}
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, description=np.array(text), **arrays)
+    except OSError as error:
+        raise InputError(f"The weights {path} cannot be written: {error.strerror}.") from error
+
+
+def load_weights(path: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> tuple[MAML, dict]:
+    """The meta-learner of a weights file, and its description.
+
+    Raises:
+        InputError: the file is not there or holds no weights.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "description"}
+            description = json.loads(str(file["description"]))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no weights file {path}.") from error
+    except Exception as error:  # a damaged file fails in many ways, none of which says so
+        raise InputError(f"{path} is not a readable weights file ({type(error).__name__}).") from error
+    maml = learner(
+        Problem(**description["problem"]).network(0, device), Settings(**description["settings"]), backend=backend
+    )
+    maml.load_state_dict(arrays)
+    return maml, description
+
+
+def load_pretrained(algorithm: str, setting: str = "glyphs-5w1s", device: str | torch.device = "cpu") -> MAML:
+    """A meta-learner with the weights that come with the package.
+
+    Args:
+        algorithm: a recipe's name, such as "maml++".
+        setting: data set, ways and shots, such as "glyphs-5w1s".
+        device: where it is put.
+
+    Raises:
+        InputError: no such weights come with the package.
+    """
+    here = {path.stem for path in FOLDER.glob("*.npz")}
+    check_choice("The pretrained setting and algorithm", f"{setting}-{algorithm}", sorted(here))
+    return load_weights(FOLDER / f"{setting}-{algorithm}.npz", device)[0]

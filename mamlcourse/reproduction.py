@@ -1,0 +1,310 @@
+"""The papers' Omniglot table: long training runs by their protocols, resumable anywhere, each leaving one result file.
+
+A run is known by its setting ("5w1s": 5-way 1-shot), algorithm and seed. While it trains, the checkpoint file holds
+everything, the best models so far included; when it has trained, it is tested and writes `SETTING-ALGORITHM-SEED.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from .algorithms import MAML, learner
+from .errors import InputError, check_choice, check_number
+from .evaluation import evaluate
+from .pretrained import save_weights
+from .problems import Problem, choose_device
+from .records import provenance, read_json, write_json
+from .settings import Settings, recipe
+from .tasks import CharacterTasks
+from .training import load_checkpoint, load_parameters, train
+
+SETTINGS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}  # (ways, shots)
+PROTOCOLS = ("finn", "maml++")
+ALGORITHMS = ("maml", "fomaml", "maml++", "fomaml++", "reptile", "anil")
+KEPT = 5  # best checkpoints by validation, for the ensemble of Antoniou et al. 2019
+PAPER_TASKS = 600  # test tasks in the papers; the costlier ways of testing use these
+VALIDATIONS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run's numbers.
+
+    Attributes:
+        setting, algorithm, seed, protocol: which run.
+        problem: characters, episodes and network of training.
+        settings: the algorithm.
+        iterations, tasks_per_batch: meta-batches, and tasks in each.
+        test_steps, test_queries: adaptation steps and query drawings per class in validation and testing.
+        validation_tasks, test_tasks: how many tasks are drawn from the validation and the test classes.
+    """
+
+    setting: str
+    algorithm: str
+    seed: int
+    protocol: str
+    problem: Problem
+    settings: Settings
+    iterations: int
+    tasks_per_batch: int
+    test_steps: int
+    test_queries: int
+    validation_tasks: int = 300
+    test_tasks: int = 6000
+
+    @property
+    def name(self) -> str:
+        """The run's name, which its files carry; a protocol other than the algorithm's own is part of it."""
+        own = self.protocol == own_protocol(self.algorithm)
+        return "-".join([self.setting, self.algorithm, *([] if own else [f"by-{self.protocol}"]), str(self.seed)])
+
+    def tasks(self, part: str, device) -> CharacterTasks:
+        """The episodes of the "validation" or "test" classes: the same for every seed."""
+        return replace(self.problem, queries=self.test_queries).tasks(part, 10, 0, device)
+
+    def describe(self) -> dict:
+        """Its plain values."""
+        return asdict(self) | {"problem": self.problem.describe(), "settings": plain_settings(self.settings)}
+
+
+def plain_settings(settings: Settings) -> dict:
+    """Settings as JSON gives them back."""
+    return asdict(settings) | {"adapt": list(settings.adapt)}
+
+
+def own_protocol(algorithm: str) -> str:
+    """The protocol that an algorithm is reproduced by unless asked otherwise."""
+    return "maml++" if algorithm.endswith("++") else "finn"
+
+
+def plan(
+    setting: str, algorithm: str, seed: int = 0, protocol: str | None = None, *, iterations: int | None = None,
+    test_tasks: int | None = None, validation_tasks: int | None = None, root=None, **problem,
+) -> Plan:  # fmt: skip
+    """The plan of a run.
+
+    "finn" is the protocol of Finn et al. 2017 as their code has it: 1100/100/423 classes at random, each turned by
+    quarter turns in training and in testing, strided Conv4, as many queries as shots, Adam at 0.001, 60,000
+    iterations; 5-way 1 inner step, 20-way 5, at 2.0 under a mean loss (their 0.4 and 0.1 are of a sum divided by the
+    shots). "maml++" is the configuration that Antoniou et al. 2019 published: 1150/50/423, turned in training alone,
+    max-pooled Conv4, one query, 5 steps at 0.1, 8 tasks, 50,000 iterations, Adam from 0.001 along a cosine. What
+    differs from them: ReLU for their leaky ReLU, and ink is 1.
+
+    Args:
+        setting: "5w1s", "5w5s", "20w1s" or "20w5s".
+        algorithm: one of `ALGORITHMS`.
+        seed: initial weights and training tasks; the split and the test tasks are always the same.
+        protocol: "finn" or "maml++"; default the algorithm's own.
+        iterations, test_tasks, validation_tasks: to change the budget; schedules follow it.
+        root: Omniglot's folder.
+        **problem: what to change in `Problem`.
+
+    Raises:
+        InputError: a name is unknown or a number not allowed.
+    """
+    check_choice("The setting", setting, SETTINGS)
+    check_choice("The algorithm", algorithm, ALGORITHMS)
+    protocol = own_protocol(algorithm) if protocol is None else protocol
+    check_choice("The protocol", protocol, PROTOCOLS)
+    ways, shots = SETTINGS[setting]
+    base = Problem("omniglot", split="random", ways=ways, shots=shots, filters=64, root=root)
+    if protocol == "finn":
+        base = replace(base, validation=100, queries=shots, reduction="stride", test_rotations=True)
+        steps, test_steps, rate = (1, 3, 2.0) if ways == 5 else (5, 5, 2.0)
+        run = Plan(
+            setting, algorithm, seed, protocol, base, recipe(algorithm, inner_steps=steps, inner_lr=rate, outer_lr=1e-3),
+            60_000, 32 if ways == 5 else 16, test_steps, shots,
+        )  # fmt: skip
+    else:
+        base = replace(base, validation=50, queries=1)
+        run = Plan(
+            setting, algorithm, seed, protocol, base,
+            recipe(algorithm, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, cosine=True), 50_000, 8, 5, 1,
+        )  # fmt: skip
+    if algorithm == "reptile":
+        # Nichol et al. 2018, table 4 trains on 10 drawings of each class, in 5-way tasks 5 at a time. Here: the shots
+        # and the rest as queries, all in each step, at a rate that fits plain inner gradient steps.
+        settings = replace(run.settings, inner_steps=5, inner_lr=0.1)
+        run = replace(run, problem=replace(run.problem, queries=10 - shots), settings=settings, test_steps=10)
+    given = dict(iterations=iterations, test_tasks=test_tasks, validation_tasks=validation_tasks)
+    for name, value in given.items():
+        if value is not None:
+            check_number(name, value, at_least=2, whole=True)
+            run = replace(run, **{name: int(value)})
+    return replace(run, problem=replace(run.problem, **problem))
+
+
+def reproduce(
+    run: Plan, results: str | Path, checkpoints: str | Path, *, device="auto", backend="auto",
+    out_of_time: Callable[[], bool] = lambda: False, save_every: int = 200, progress: bool = True,
+) -> dict | None:  # fmt: skip
+    """Train a run, going on from its checkpoint if there is one, test it, and write its result file.
+
+    Args:
+        run: from `plan`.
+        results, checkpoints: folders.
+        device, backend: as in `choose_device` and `MAML`.
+        out_of_time: asked after each iteration; when it says so, the checkpoint is saved and training stops.
+        save_every: iterations between checkpoints.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The record; None when training stopped before its end.
+
+    Raises:
+        InputError: a file of that name is from another plan, or cannot be read or written.
+    """
+    result, checkpoint = Path(results) / f"{run.name}.json", Path(checkpoints) / f"{run.name}.pt"
+    if result.exists():
+        record = read_json(result)
+        _check_same_plan(record["plan"], run, result)
+        return record
+    device = choose_device(device)
+    maml = learner(run.problem.network(run.seed, device), run.settings, backend=backend)
+    # Kept in the checkpoint: the plan, the learning curve, the best models, and where it ran for how long.
+    kept = {"plan": run.describe(), "curve": [], "best": [], "slices": []}
+    if checkpoint.exists():
+        kept = load_checkpoint(checkpoint)["config"]
+        _check_same_plan(kept["plan"], run, checkpoint)
+    before = sum(part["seconds"] for part in kept["slices"])
+    kept["slices"].append({**provenance(device), "backend": maml.backend, "seconds": 0.0, "until_iteration": 0})
+
+    def each_iteration(history):
+        done = len(history.accuracies)
+        kept["slices"][-1] |= {"seconds": history.seconds - before, "until_iteration": done}
+        seen = len(kept["curve"])
+        if len(history.validation) > seen:
+            _note(kept, maml, history, run.tasks_per_batch)
+        return out_of_time()
+
+    history = train(
+        maml, run.problem.tasks("train", run.tasks_per_batch, run.seed, device), run.iterations,
+        validation=run.tasks("validation", device), validation_tasks=run.validation_tasks,
+        validation_steps=run.test_steps, validate_every=max(run.iterations // VALIDATIONS, 1),
+        checkpoint=checkpoint, save_every=save_every, resume=True, config=kept, each_iteration=each_iteration,
+        progress=progress,
+    )  # fmt: skip
+    if not history.finished:
+        return None
+    record = {
+        "kind": "reproduction", **kept["slices"][-1], "plan": run.describe(),
+        "setting": run.setting, "algorithm": run.algorithm, "seed": run.seed,
+        "slices": kept["slices"], "training_seconds": history.seconds, "curve": kept["curve"],
+        **_test(run, maml, kept["best"], device),
+    }  # fmt: skip
+    for name in ("seconds", "until_iteration"):
+        del record[name]
+    write_json(record, result)
+    _keep_best_seed(run, maml, kept["best"], record, Path(results))
+    return record
+
+
+def _note(kept: dict, maml: MAML, history, tasks_per_batch: int) -> None:
+    """A point of the learning curve, and the model if it is among the best."""
+    iteration, accuracy = history.validation[-1]
+    since = kept["curve"][-1]["iteration"] if kept["curve"] else 0
+    kept["curve"].append({
+        "iteration": iteration, "tasks": iteration * tasks_per_batch, "seconds": round(history.seconds, 2),
+        "training_loss": round(fmean(history.losses[since:iteration] or [float("nan")]), 5),
+        "validation_accuracy": round(accuracy, 5),
+    })  # fmt: skip
+    weights = {name: value.detach().cpu().clone() for name, value in maml.state_dict().items()}
+    kept["best"].append({"iteration": iteration, "validation_accuracy": accuracy, "weights": weights})
+    # Of equals the later one, which has seen more tasks.
+    kept["best"].sort(key=lambda model: (model["validation_accuracy"], model["iteration"]), reverse=True)
+    del kept["best"][KEPT:]
+
+
+def _test(run: Plan, maml: MAML, best: list[dict], device) -> dict:
+    """What the best model by validation does on the test classes."""
+
+    tasks = run.tasks("test", device)
+    few = min(PAPER_TASKS, run.test_tasks)
+    maml.load_state_dict(best[0]["weights"])
+    single = evaluate(maml, tasks, run.test_tasks, run.test_steps, only_last=True)
+    alone = evaluate(maml, tasks, few, run.test_steps, only_last=True, transductive=False)
+    longer = evaluate(maml, tasks, few, 4 * run.settings.inner_steps)
+    return {
+        "chosen_iteration": best[0]["iteration"],
+        "validation_accuracy": best[0]["validation_accuracy"],
+        "test_accuracy": fmean(_rounded(single.per_task)),
+        "task_accuracies": _rounded(single.per_task),
+        "one_by_one_accuracies": _rounded(alone.per_task),
+        "ensemble_iterations": [model["iteration"] for model in best],
+        "ensemble_accuracies": _rounded(ensemble_accuracies(maml, best, tasks, few, run.test_steps)),
+        "longer": {
+            "steps": 4 * run.settings.inner_steps,
+            "accuracy_by_step": _rounded(longer.by_step),
+            "loss_by_step": _rounded(longer.loss_by_step),
+            "worst_decile_by_step": [
+                round(fmean(sorted(column)[: max(len(column) // 10, 1)]), 5) for column in longer.accuracies.T.tolist()
+            ],
+            "overshoot_by_step": _rounded((longer.losses[:, 1:] > longer.losses[:, :-1]).float().mean(0).tolist()),
+        },
+    }
+
+
+def ensemble_accuracies(maml: MAML, models: list[dict], tasks, number_of_tasks: int, steps: int) -> list[float]:
+    """Accuracy on each task of the average of several models' outputs. `maml` is left with the first one's weights."""
+    accuracies, index = [], 0
+    while len(accuracies) < number_of_tasks:
+        batch, total = tasks.batch(index), 0.0
+        for model in reversed(models):
+            maml.load_state_dict(model["weights"])
+            total = total + maml.trajectory(batch, steps, only_last=True).query_outputs[:, -1]
+        accuracies += (total.argmax(-1) == batch.query_y).float().mean(-1).tolist()
+        index += 1
+    return accuracies[:number_of_tasks]
+
+
+def _keep_best_seed(run: Plan, maml: MAML, best: list[dict], record: dict, results: Path) -> None:
+    """Write the weights, unless another seed of this cell was better on its validation classes."""
+    cell = run.name.rsplit("-", 1)[0]
+    others = [read_json(path) for path in results.glob(f"{cell}-[0-9]*.json") if path.stem != run.name]
+    if all(record["validation_accuracy"] >= other["validation_accuracy"] for other in others):
+        maml.load_state_dict(best[0]["weights"])
+        description = {"problem": run.problem.describe(), "plan": run.describe(), "result": f"{run.name}.json"}
+        save_weights(maml, results / f"{cell}.npz", description)
+
+
+def expected_time(run: Plan, results: str | Path) -> str:
+    """How long training takes, in words, from the measured time per task of a run like it; "not measured" without."""
+    for path in sorted(Path(results).glob(f"{run.setting}-{run.algorithm}-*.json")):
+        record = read_json(path)
+        like = record["plan"]
+        if like["problem"] == run.problem.describe() and like["settings"] == plain_settings(run.settings):
+            per_task = record["training_seconds"] / (like["iterations"] * like["tasks_per_batch"])
+            hours = per_task * run.iterations * run.tasks_per_batch / 3600
+            where = record["hardware"]["device"]
+            where = f"{record['hardware']['threads']} CPU threads" if where == "CPU" else where
+            return f"{hours:.1f} hours on {where}" if hours >= 1 else f"{60 * hours:.0f} minutes on {where}"
+    return "not measured"
+
+
+def _check_same_plan(theirs: dict, run: Plan, path: Path) -> None:
+    mine = run.describe()
+    for name in mine:
+        if theirs.get(name) != mine[name]:
+            raise InputError(
+                f"{path} is of a run with {name} {theirs.get(name)!r}, but now {name} is {mine[name]!r}: "
+                "use the same options, or another folder."
+            )
+
+
+def _rounded(values) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def deadline(minutes: float | None) -> Callable[[], bool]:
+    """A function that says whether so many minutes have passed since this call; never without a number."""
+    if minutes is None:
+        return lambda: False
+    check_number("max_minutes", minutes, above=0)
+    end = time.monotonic() + 60 * minutes
+    return lambda: time.monotonic() > end
