@@ -27,7 +27,7 @@ PARTS = {
 }
 # First-order gradients for the first half of training (Antoniou et al. 2019, section 4); off in their recipes.
 ORDER_ANNEALING = dict(first_order_epochs=50)
-TRAIN_TASKS = 400
+TRAIN_TASKS = 200
 
 
 def parts(**rates):

@@ -1,4 +1,4 @@
-"""The command line: compare, train, evaluate, reproduce, data, doctor."""
+"""The command line: compare, train, evaluate, reproduce, results, data, doctor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import acceleration, comparison, figures, omniglot, reproduction
+from . import acceleration, comparison, figures, omniglot, papers, reproduction
 from .algorithms import learner
 from .characters import load_characters
 from .errors import InputError
@@ -236,6 +236,31 @@ def reproduce(
             typer.echo("Go on with the same command.")
             raise typer.Exit(75)
         typer.echo(f"{run.name}: test accuracy {record['test_accuracy']:.2%}, {results / run.name}.json")
+
+
+@app.command()
+def results(
+    folder: Annotated[Path, typer.Argument(help="Folder of result files.")] = Path("results/omniglot"),
+):
+    """Make the papers' table, and figures, from the result files of `reproduce`; they are left in the same folder."""
+    cells = papers.load_results(folder)
+    heading, *body = papers.rows(cells)
+    shown = Table(title="Omniglot: published and measured", title_justify="left")
+    for title in heading:
+        shown.add_column(title, overflow="fold")
+    for row in body:
+        shown.add_row(*row)
+    console.print(shown)
+    sections = [f"# Omniglot\n\nMade by `mamlcourse results`.\n\n{papers.markdown([heading, *body])}"]
+    _check_output(folder / "table.png", ".png")
+    papers.papers_figure(cells).savefig(folder / "table.png", dpi=110)
+    for setting in dict.fromkeys(where for where, _ in cells):
+        sections.append(f"## {setting}: how steady\n\n{papers.markdown(papers.stability_rows(cells, setting))}")
+        sections.append(f"## {setting}: by budget\n\n{papers.markdown(papers.budget_rows(cells, setting))}")
+        for against in ("tasks", "seconds"):
+            papers.learning_curves(cells, setting, against).savefig(folder / f"{setting}-{against}.png", dpi=110)
+    (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    typer.echo(f"Table: {folder / 'README.md'}\nFigure: {folder / 'table.png'}")
 
 
 def _list_of_runs(results: Path) -> Table:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import torch
-
 from .algorithms import MAML, learner
 from .errors import InputError, check_choice, check_number
 from .evaluation import evaluate
@@ -22,7 +20,7 @@ from .problems import Problem, choose_device
 from .records import provenance, read_json, write_json
 from .settings import Settings, recipe
 from .tasks import CharacterTasks
-from .training import load_checkpoint, load_parameters, train
+from .training import load_checkpoint, train
 
 SETTINGS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}  # (ways, shots)
 PROTOCOLS = ("finn", "maml++")
@@ -117,16 +115,13 @@ def plan(
     if protocol == "finn":
         base = replace(base, validation=100, queries=shots, reduction="stride", test_rotations=True)
         steps, test_steps, rate = (1, 3, 2.0) if ways == 5 else (5, 5, 2.0)
-        run = Plan(
-            setting, algorithm, seed, protocol, base, recipe(algorithm, inner_steps=steps, inner_lr=rate, outer_lr=1e-3),
-            60_000, 32 if ways == 5 else 16, test_steps, shots,
-        )  # fmt: skip
+        settings = recipe(algorithm, inner_steps=steps, inner_lr=rate, outer_lr=1e-3)
+        batch = 32 if ways == 5 else 16
+        run = Plan(setting, algorithm, seed, protocol, base, settings, 60_000, batch, test_steps, shots)
     else:
         base = replace(base, validation=50, queries=1)
-        run = Plan(
-            setting, algorithm, seed, protocol, base,
-            recipe(algorithm, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, cosine=True), 50_000, 8, 5, 1,
-        )  # fmt: skip
+        settings = recipe(algorithm, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, cosine=True)
+        run = Plan(setting, algorithm, seed, protocol, base, settings, 50_000, 8, test_steps=5, test_queries=1)
     if algorithm == "reptile":
         # Nichol et al. 2018, table 4 trains on 10 drawings of each class, in 5-way tasks 5 at a time. Here: the shots
         # and the rest as queries, all in each step, at a rate that fits plain inner gradient steps.

@@ -285,3 +285,33 @@ def test_bad_batches_get_one_clear_sentence(batches, message):
 def test_tasks_with_more_classes_than_outputs_are_refused(noise):
     with pytest.raises(InputError, match="labels from 0 to 4, but the model has 3 outputs"):
         evaluate(tiny(), CharacterTasks(noise, ways=5), 4)
+
+
+# Which steps are recorded, and what a query sees.
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("name", ["maml", "maml++"])
+def test_only_the_last_step_is_the_last_of_all_steps(tasks, name, backend):
+    maml = tiny(name)
+    maml.backend = backend
+    whole, last = evaluate(maml, tasks, 6), evaluate(maml, tasks, 6, only_last=True)
+    assert last.losses.shape == (6, 1) and whole.losses.shape == (6, 3)
+    assert torch.equal(whole.accuracies[:, -1:], last.accuracies)
+    torch.testing.assert_close(whole.losses[:, -1:], last.losses)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_query_by_query_each_sees_the_support_set_alone(tasks, backend):
+    maml = tiny("maml++")
+    maml.backend = backend
+    batch = tasks.batch(0)
+    found = maml.trajectory(batch, transductive=False).query_outputs  # (tasks, steps, queries, ways)
+    adapted = maml.adapt(batch.support_x[1], batch.support_y[1])
+    for query in (0, 5):
+        alone = adapted(torch.cat([batch.support_x[1], batch.query_x[1, query : query + 1]]))[-1]
+        torch.testing.assert_close(found[1, -1, query], alone, rtol=1e-4, atol=1e-5)
+    together = maml.trajectory(batch).query_outputs
+    assert not torch.allclose(found, together, rtol=1e-3), "the other queries made no difference"
+    expected = F.cross_entropy(found[1, -1], batch.query_y[1])
+    torch.testing.assert_close(maml.trajectory(batch, transductive=False).query_loss[1, -1], expected)

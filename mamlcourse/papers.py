@@ -1,0 +1,212 @@
+"""The papers' Omniglot table beside ours: read from the result files of `mamlcourse reproduce`, never typed."""
+
+from __future__ import annotations
+
+from math import hypot
+from pathlib import Path
+from statistics import fmean, stdev
+
+from matplotlib.figure import Figure
+
+from .comparison import TITLES
+from .errors import InputError
+from .evaluation import half_interval
+from .figures import COLOURS, MARKS, chart
+from .records import read_json
+from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS
+
+# Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
+# FOMAML and Reptile (transductive): Nichol et al. 2018, table 2. MAML++: Antoniou et al. 2019, table 1; all but the
+# first of its numbers are here as commonly cited.
+PUBLISHED = {
+    "maml": {"5w1s": (98.7, 0.4), "5w5s": (99.9, 0.1), "20w1s": (95.8, 0.3), "20w5s": (98.9, 0.2)},
+    "fomaml": {"5w1s": (98.3, 0.5), "5w5s": (99.2, 0.2), "20w1s": (89.4, 0.5), "20w5s": (97.9, 0.1)},
+    "maml++": {"5w1s": (99.47, None), "5w5s": (99.93, None), "20w1s": (97.65, 0.05), "20w5s": (99.33, 0.03)},
+    "reptile": {"5w1s": (97.68, 0.04), "5w5s": (99.48, 0.06), "20w1s": (89.43, 0.14), "20w5s": (97.12, 0.32)},
+}
+NOT_MEASURED = "not measured"
+
+
+def load_results(folder: str | Path) -> dict[tuple[str, str], list[dict]]:
+    """{(setting, algorithm): records by seed} of a folder's result files, each checked; protocols other than the
+    algorithm's own are named in the second key, as in their files: "maml-by-maml++".
+
+    Raises:
+        InputError: a file cannot be read, or its summary does not follow from its raw values.
+    """
+    cells = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        record = read_json(path)
+        if record.get("kind") == "reproduction":
+            check_result(record, path)
+            setting, rest = path.stem.rsplit("-", 1)[0].split("-", 1)
+            cells.setdefault((setting, rest), []).append(record)
+    return cells
+
+
+def check_result(record: dict, path) -> None:
+    """Raise `InputError` unless a result's name and mean follow from its raw values."""
+    accuracies, plan = record["task_accuracies"], record["plan"]
+    if len(accuracies) != plan["test_tasks"]:
+        raise InputError(f"{path} holds {len(accuracies)} raw accuracies, but must hold {plan['test_tasks']}.")
+    if abs(fmean(accuracies) - record["test_accuracy"]) > 1e-9:
+        raise InputError(
+            f"{path} says test_accuracy is {record['test_accuracy']}, but its raw values give {fmean(accuracies)}."
+        )
+    named = f"{record['setting']}-{record['algorithm']}-"
+    if not (Path(path).name.startswith(named) and Path(path).stem.endswith(f"-{record['seed']}")):
+        raise InputError(f"{path} holds a run of {named}{record['seed']}: its name must say so.")
+
+
+def _percent(mean: float, half: float | None, digits: int = 2) -> str:
+    return f"{100 * mean:.{digits}f}" + ("" if half is None or half != half else f" ± {100 * half:.{digits}f}")
+
+
+def _over_seeds(records: list[dict], name: str, tasks: int | None = None) -> tuple[float, float]:
+    """Mean over tasks and seeds, and its half interval over the tasks."""
+    by_task = [fmean(values) for values in zip(*(record[name][:tasks] for record in records))]
+    return fmean(by_task), half_interval(by_task)
+
+
+def rows(cells: dict) -> list[list[str]]:
+    """The table as rows of text, the heading first: each setting and algorithm, published beside ours."""
+    heading = [
+        "setting", "algorithm", "published (%)", "ours (%)", "difference (points)", f"first {PAPER_TASKS} tasks (%)",
+        "one query at a time (%)", "five models (%)", "training",
+    ]  # fmt: skip
+    table = [heading]
+    for setting in SETTINGS:
+        others = sorted(name for where, name in cells if where == setting and name not in ALGORITHMS)
+        for name in [*ALGORITHMS, *others]:
+            algorithm = name.split("-by-")[0]
+            published = PUBLISHED.get(algorithm, {}).get(setting)
+            quoted = "" if published is None else _percent(*(p and p / 100 for p in published))
+            title = TITLES[algorithm] + (f" ({name.split('-by-')[1]} protocol)" if "-by-" in name else "")
+            records = cells.get((setting, name))
+            if records is None:
+                command = f"`mamlcourse reproduce {setting} --algorithm {algorithm}`"
+                table.append([setting, title, quoted, NOT_MEASURED, "", "", "", "", command])
+                continue
+            mean, half = _over_seeds(records, "task_accuracies")
+            difference = ""
+            if published is not None:
+                interval = hypot(half, (published[1] or 0) / 100)
+                difference = f"{100 * mean - published[0]:+.2f} ± {100 * interval:.2f}"
+            table.append([
+                setting, title, quoted, _percent(mean, half), difference,
+                _percent(*_over_seeds(records, "task_accuracies", PAPER_TASKS)),
+                _percent(*_over_seeds(records, "one_by_one_accuracies")),
+                _percent(*_over_seeds(records, "ensemble_accuracies")), _training(records),
+            ])  # fmt: skip
+    return table
+
+
+def _training(records: list[dict]) -> str:
+    """Budget, time and hardware of a cell's runs in a few words."""
+    plan, hardware = records[0]["plan"], records[0]["hardware"]
+    device = hardware["device"]
+    device = f"{hardware['threads']} CPU thread{'s' * (hardware['threads'] > 1)}" if device == "CPU" else device
+    minutes = fmean(record["training_seconds"] for record in records) / 60
+    seeds = f", {len(records)} seeds" if len(records) > 1 else ""
+    return f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {minutes:.0f} min on {device}{seeds}"
+
+
+def stability_rows(cells: dict, setting: str) -> list[list[str]]:
+    """How steady each algorithm is in one setting, the heading first: over tasks, over seeds, and when it takes two and
+    four times the inner steps that it was trained with."""
+    table = [[
+        "algorithm", "spread over tasks (points)", "worst tenth (%)", "spread over seeds (points)",
+        "accuracy at K, 2K, 4K steps (%)", "tasks whose loss rises at a step (%)",
+    ]]  # fmt: skip
+    for (where, name), records in cells.items():
+        if where != setting:
+            continue
+        longer = [record["longer"] for record in records]
+        trained = records[0]["plan"]["settings"]["inner_steps"]
+        means = [record["test_accuracy"] for record in records]
+        at = [fmean(part["accuracy_by_step"][trained * factor] for part in longer) for factor in (1, 2, 4)]
+        rises = [100 * fmean(values) for values in zip(*(part["overshoot_by_step"][:trained] for part in longer))]
+        tenth = len(records[0]["task_accuracies"]) // 10 or 1
+        table.append([
+            name, f"{100 * fmean(stdev(record['task_accuracies']) for record in records):.1f}",
+            f"{100 * fmean(fmean(sorted(record['task_accuracies'])[:tenth]) for record in records):.1f}",
+            f"{100 * stdev(means):.2f}" if len(means) > 1 else "one seed",
+            ", ".join(f"{100 * value:.1f}" for value in at), ", ".join(f"{value:.0f}" for value in rises),
+        ])  # fmt: skip
+    return table
+
+
+def budget_rows(cells: dict, setting: str, minutes=(1, 10, 60)) -> list[list[str]]:
+    """Validation accuracy of each algorithm after so many minutes of training, the heading first.
+
+    It is read from the learning curves, so a schedule that would have ended earlier on a smaller budget is not
+    there to help: a lower bound for recipes that anneal their rate.
+    """
+    table = [["algorithm", *(f"after {m} min (%)" for m in minutes), "trained on"]]
+    for (where, name), records in cells.items():
+        if where != setting:
+            continue
+        row = [name]
+        for budget in minutes:
+            reached = [
+                [point["validation_accuracy"] for point in record["curve"] if point["seconds"] <= 60 * budget][-1:]
+                for record in records
+            ]
+            longest = min(record["training_seconds"] for record in records)
+            known = all(reached) and 60 * budget <= longest
+            row.append(f"{100 * fmean(values[0] for values in reached):.1f}" if known else NOT_MEASURED)
+        table.append([*row, _training(records)])
+    return table
+
+
+def markdown(table: list[list[str]]) -> str:
+    """Rows of text, the heading first, as a Markdown table."""
+    heading, *body = table
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *body])
+
+
+def papers_figure(cells: dict) -> Figure:
+    """Published and measured accuracy, a panel for each setting."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, setting in zip(figure.subplots(1, len(SETTINGS)), SETTINGS):
+        for place, name in enumerate(ALGORITHMS):
+            published = PUBLISHED.get(name, {}).get(setting)
+            if published:
+                axes.errorbar(
+                    place - 0.15, published[0], yerr=published[1] or 0, color="grey", marker="_", markersize=12,
+                    capsize=3, label="published",
+                )  # fmt: skip
+            if (setting, name) in cells:
+                mean, half = _over_seeds(cells[setting, name], "task_accuracies")
+                axes.errorbar(
+                    place + 0.15, 100 * mean, yerr=100 * half, color=COLOURS[name], marker=MARKS[name], capsize=3,
+                    label="ours",
+                )  # fmt: skip
+            else:
+                axes.text(place + 0.15, 0.02, "not measured", rotation=90, fontsize=7, color="grey", ha="center",
+                          va="bottom", transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.set_xticks(range(len(ALGORITHMS)), [TITLES[name] for name in ALGORITHMS], rotation=60, fontsize=8)
+        ways, shots = SETTINGS[setting]
+        axes.set_title(f"{ways}-way {shots}-shot", fontsize=10)
+        axes.set_ylabel("test accuracy (%)" if setting == "5w1s" else "")
+    figure.suptitle("Omniglot: published (grey bars) and measured (coloured marks), 95% intervals", fontsize=10)
+    return figure
+
+
+def learning_curves(cells: dict, setting: str, against: str = "tasks") -> Figure:
+    """Validation accuracy against training tasks, or against training "seconds", for each algorithm of a setting."""
+    unit = {"tasks": "training tasks", "seconds": "seconds of training"}[against]
+    figure, axes = chart(f"Omniglot {setting}: learning curves, a line for each seed", unit, "validation accuracy (%)")
+    for (where, name), records in cells.items():
+        algorithm, *protocol = name.split("-by-")
+        for record in records if where == setting else []:
+            points = [(point[against], 100 * point["validation_accuracy"]) for point in record["curve"]]
+            first = record is records[0]
+            axes.plot(
+                *zip(*points), color=COLOURS[algorithm], marker=MARKS[algorithm], markevery=5, markersize=4,
+                linestyle="--" if protocol else "-",
+                label=(TITLES[algorithm] + (f" ({protocol[0]} protocol)" if protocol else "")) if first else None,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    axes.legend(fontsize=8)
+    return figure

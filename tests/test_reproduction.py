@@ -1,0 +1,238 @@
+"""Long runs: the protocols' numbers, a tiny run from `reproduce` to the table, stopping anywhere, altered files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mamlcourse import learner, omniglot, papers
+from mamlcourse.cli import app
+from mamlcourse.errors import InputError
+from mamlcourse.evaluation import evaluate
+from mamlcourse.pretrained import load_pretrained, load_weights, save_weights
+from mamlcourse.problems import Problem
+from mamlcourse.records import read_json, write_json
+from mamlcourse.reproduction import ensemble_accuracies, plan, reproduce
+
+RESULTS = Path(__file__).parent.parent / "results" / "omniglot"
+
+
+def tiny(algorithm="maml", seed=0, **options):
+    """A run of seconds, on the built-in characters."""
+    budget = dict(iterations=6, test_tasks=8, validation_tasks=4, dataset="glyphs", filters=4) | options
+    run = plan("5w1s", algorithm, seed, **budget)
+    return replace(run, tasks_per_batch=2)
+
+
+def go(run, folder, **options):
+    return reproduce(run, folder / "results", folder / "runs", progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with the results of a MAML run and a MAML++ run."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    for algorithm in ("maml", "maml++"):
+        go(tiny(algorithm), folder)
+    return folder
+
+
+def test_protocols_have_the_papers_numbers():
+    finn, many_ways, plus = plan("5w5s", "maml"), plan("20w1s", "fomaml"), plan("20w5s", "maml++")
+    assert (finn.iterations, finn.tasks_per_batch, finn.test_steps, finn.test_queries) == (60_000, 32, 3, 5)
+    assert (finn.settings.inner_steps, finn.settings.inner_lr, finn.settings.outer_lr) == (1, 2.0, 0.001)
+    assert finn.problem.describe() == dict(
+        dataset="omniglot", split="random", validation=100, ways=5, shots=5, queries=5, rotations=True,
+        test_rotations=True, filters=64, reduction="stride",
+    )  # fmt: skip
+    assert (many_ways.tasks_per_batch, many_ways.settings.inner_steps, many_ways.settings.inner_lr) == (16, 5, 2.0)
+    assert (plus.iterations, plus.tasks_per_batch, plus.problem.queries, plus.test_steps) == (50_000, 8, 1, 5)
+    assert plus.settings.cosine and plus.settings.inner_lr == 0.1 and plus.problem.reduction == "max-pool"
+    assert (plus.problem.validation, plus.problem.test_rotations) == (50, False)
+
+
+def test_names_tell_the_runs_apart():
+    assert plan("5w1s", "maml++", 2).name == "5w1s-maml++-2"
+    assert plan("5w1s", "maml", protocol="maml++").name == "5w1s-maml-by-maml++-0"
+
+
+@pytest.mark.parametrize("bad", [("6w1s", "maml"), ("5w1s", "mamml"), ("5w1s", "maml", 0, "fin")])
+def test_unknown_names_are_refused(bad):
+    with pytest.raises(InputError, match="is unknown.*Allowed"):
+        plan(*bad)
+
+
+def test_a_result_holds_raw_values_and_where_they_come_from(finished):
+    record = read_json(finished / "results" / "5w1s-maml++-0.json")
+    assert record["test_accuracy"] == fmean(record["task_accuracies"]) and len(record["task_accuracies"]) == 8
+    assert (record["setting"], record["algorithm"], record["seed"]) == ("5w1s", "maml++", 0)
+    assert [point["tasks"] for point in record["curve"]] == [2, 4, 6, 8, 10, 12]
+    best = max(record["curve"], key=lambda point: (point["validation_accuracy"], point["iteration"]))
+    assert record["chosen_iteration"] == best["iteration"] == record["ensemble_iterations"][0]
+    assert len(record["ensemble_iterations"]) == 5
+    assert len(record["longer"]["accuracy_by_step"]) == 1 + 4 * 5
+    assert record["command"] and record["versions"]["torch"] and record["hardware"] and record["training_seconds"] > 0
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 3), (6,)])
+def test_a_run_in_slices_equals_one_that_was_not_stopped(finished, tmp_path, stops):
+    run, left, done = tiny(), list(stops), 0
+
+    def out_of_time():
+        nonlocal done
+        done += 1
+        return bool(left) and done == left[0] and bool(left.pop(0))
+
+    while (record := go(run, tmp_path, out_of_time=out_of_time)) is None:
+        done = 0
+    whole = read_json(finished / "results" / "5w1s-maml-0.json")
+    for name in ("task_accuracies", "one_by_one_accuracies", "ensemble_accuracies", "chosen_iteration", "longer"):
+        assert record[name] == whole[name], name
+    assert [{**point, "seconds": 0} for point in record["curve"]] == [
+        {**point, "seconds": 0} for point in whole["curve"]
+    ]
+    assert record["slices"][-1]["until_iteration"] == 6
+    assert sum(part["seconds"] for part in record["slices"]) == pytest.approx(record["training_seconds"])
+
+
+def test_a_finished_run_is_not_run_again_and_another_plan_is_refused(finished):
+    assert go(tiny(), finished, out_of_time=lambda: pytest.fail("it trained")) is not None
+    with pytest.raises(InputError, match="is of a run with iterations 6, but now iterations is 7"):
+        go(tiny(iterations=7), finished)
+
+
+def test_weights_of_the_best_seed_are_kept_and_give_the_recorded_accuracies(finished, tmp_path):
+    for seed in (0, 1):
+        go(tiny(seed=seed), tmp_path)
+    records = [read_json(tmp_path / "results" / f"5w1s-maml-{seed}.json") for seed in (0, 1)]
+    maml, description = load_weights(tmp_path / "results" / "5w1s-maml.npz")
+    kept = records[description["plan"]["seed"]]
+    assert kept["validation_accuracy"] == max(record["validation_accuracy"] for record in records)
+    tested = evaluate(maml, tiny().tasks("test", "cpu"), 8, tiny().test_steps)
+    assert tested.per_task == pytest.approx(kept["task_accuracies"], abs=1e-4)
+
+
+def test_ensemble_of_one_model_is_that_model(finished):
+    maml, _ = load_weights(finished / "results" / "5w1s-maml.npz")
+    tasks = tiny().tasks("test", "cpu")
+    weights = {name: value.clone() for name, value in maml.state_dict().items()}
+    alone = evaluate(maml, tasks, 15, 3, only_last=True).per_task
+    assert ensemble_accuracies(maml, [{"weights": weights}], tasks, 15, 3) == pytest.approx(alone)
+
+
+def test_the_table_reads_the_results_and_says_what_was_not_measured(finished):
+    cells = papers.load_results(finished / "results")
+    table = papers.rows(cells)
+    line = next(row for row in table if row[:2] == ["5w1s", "MAML"])
+    mean = cells["5w1s", "maml"][0]["test_accuracy"]
+    assert line[2] == "98.70 ± 0.40" and line[3].startswith(f"{100 * mean:.2f} ± ")
+    assert line[4].startswith(f"{100 * mean - 98.7:+.2f} ± ")
+    other = next(row for row in table if row[:2] == ["20w5s", "FOMAML"])
+    assert other[3] == "not measured" and other[-1] == "`mamlcourse reproduce 20w5s --algorithm fomaml`"
+    assert len(table) == 1 + 4 * 6
+    assert len(papers.stability_rows(cells, "5w1s")) == 3
+    assert papers.budget_rows(cells, "5w1s", (60,))[1][1] == "not measured"
+    for figure in (papers.papers_figure(cells), papers.learning_curves(cells, "5w1s")):
+        assert figure.axes
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda record: record["task_accuracies"].__setitem__(0, 0.123), "raw values give"),
+        (lambda record: record.__setitem__("test_accuracy", 0.99), "says test_accuracy is 0.99"),
+        (lambda record: record["task_accuracies"].pop(), "holds 7 raw accuracies"),
+        (lambda record: record.__setitem__("seed", 3), "its name must say so"),
+    ],
+)
+def test_an_altered_result_is_caught(finished, tmp_path, change, complaint):
+    record = read_json(finished / "results" / "5w1s-maml-0.json")
+    change(record)
+    write_json(record, tmp_path / "5w1s-maml-0.json")
+    with pytest.raises(InputError, match=complaint):
+        papers.load_results(tmp_path)
+
+
+def test_lists_of_numbers_take_one_line_and_read_the_same(tmp_path):
+    record = {"a": [1, 2.5, -3e-07], "b": [], "c": ["x [1, 2]", [0.1]], "d": {"e": [True, None]}}
+    write_json(record, tmp_path / "r.json")
+    assert read_json(tmp_path / "r.json") == record
+    assert "[ 1, 2.5, -3e-07 ]" in (tmp_path / "r.json").read_text()
+
+
+def test_commands(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    listed = runner.invoke(app, ["reproduce", "--list"])
+    assert listed.exit_code == 0 and "60000 x 32" in listed.output and "not measured" in listed.output
+    made = runner.invoke(app, ["results", str(finished / "results")])
+    assert made.exit_code == 0, made.output
+    text = (finished / "results" / "README.md").read_text()
+    assert "| 5w1s | MAML++ | 99.47 |" in text and "not measured" in text
+    assert {path.name for path in (finished / "results").glob("*.png")} == {
+        "table.png", "5w1s-tasks.png", "5w1s-seconds.png",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(omniglot.find().kind == "nothing", reason="Omniglot is not here: set MAMLCOURSE_DATA")
+def test_command_stops_in_time_and_goes_on(tmp_path):
+    command = "reproduce 5w1s --algorithm maml++ --iterations 3 --filters 2 --test-tasks 4 --validation-tasks 2".split()
+    command += ["--results", str(tmp_path / "r"), "--checkpoints", str(tmp_path / "c")]
+    stopped = CliRunner().invoke(app, [*command, "--max-minutes", "0.0000001"])
+    assert stopped.exit_code == 75 and "Go on with the same command" in stopped.output
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "5w1s-maml++-0: test accuracy" in done.output, done.output
+
+
+# What is committed.
+
+
+def committed():
+    return sorted(RESULTS.glob("*.npz"))
+
+
+def test_committed_results_are_whole_and_weights_small():
+    papers.load_results(RESULTS)
+    assert all(path.stat().st_size < 500_000 for path in committed())
+
+
+@pytest.mark.skipif(omniglot.find().kind == "nothing", reason="Omniglot is not here: set MAMLCOURSE_DATA")
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem)
+def test_committed_weights_give_the_committed_accuracies(path):
+    maml, description = load_weights(path)
+    record = read_json(RESULTS / description["result"])
+    problem = Problem(**record["plan"]["problem"] | {"queries": record["plan"]["test_queries"]})
+    tested = evaluate(maml, problem.tasks("test", 10, 0), 100, record["plan"]["test_steps"], only_last=True)
+    # Another processor rounds differently, which may turn a query or two.
+    assert tested.accuracy == pytest.approx(fmean(record["task_accuracies"][:100]), abs=0.006)
+
+
+# Weights files.
+
+
+def test_weights_refuse_what_is_not_there_or_damaged(tmp_path):
+    with pytest.raises(InputError, match="There is no weights file"):
+        load_weights(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(InputError, match="not a readable weights file"):
+        load_weights(tmp_path / "bad.npz")
+    with pytest.raises(InputError, match="'glyphs-5w1s-mamll' is unknown"):
+        load_pretrained("mamll")
+
+
+def test_weights_keep_rates_and_norms(tmp_path):
+    problem = Problem(filters=4)
+    maml = learner(problem.network(0), "maml++", inner_steps=2)
+    with torch.no_grad():
+        for parameter in maml.meta_parameters().values():
+            parameter.add_(torch.randn_like(parameter))
+    save_weights(maml, tmp_path / "w.npz", {"problem": problem.describe(), "note": "π"})
+    again, description = load_weights(tmp_path / "w.npz")
+    assert description["note"] == "π" and again.settings == maml.settings
+    for name, value in maml.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert json.dumps(description)
