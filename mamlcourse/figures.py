@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .characters import Characters
@@ -19,6 +20,15 @@ COLOURS = {
 MARKS = {
     "maml": "o", "fomaml": "s", "maml++": "^", "fomaml++": "v", "anil": "D", "reptile": "P", "meta-sgd": "X",
 }  # fmt: skip
+
+
+def chart(title: str, x: str, y: str, size=(6.4, 3.8)) -> tuple[Figure, Axes]:
+    """An empty chart to draw in: (figure, axes), with its title and what the axes show, units included."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel=x, ylabel=y)
+    return figure, axes
 
 
 def character_sheet(characters: Characters, classes=None, drawings=None) -> Figure:
