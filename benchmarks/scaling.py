@@ -21,7 +21,7 @@ from typing import Annotated
 import torch
 import typer
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -231,39 +231,42 @@ def add_ratios(points: list[dict]) -> None:
         point["ratio_to_maml"] = median(ratios) if ratios else None
 
 
-def fitted(values, measured) -> dict | None:
-    """How `measured` grows with `values`: the slope in double logarithms, and a straight line; None below two
-    points or where a measurement is not positive."""
-    if len(set(values)) < 2 or min(measured) <= 0:
+def fitted(values, rounds) -> dict | None:
+    """How what was measured grows with `values`: the slope in double logarithms, and a straight line.
+
+    Each round is fitted by itself, as its measurements are neighbours in time, and the medians over the rounds are
+    returned, with the slopes of all rounds; None below two points or where a measurement is not positive.
+    """
+    if len(set(values)) < 2 or min(map(min, rounds)) <= 0:
         return None
-    line = linear_regression(values, measured)
-    exponent = linear_regression([log(value) for value in values], [log(value) for value in measured]).slope
-    return {"exponent": exponent, "per_unit": line.slope, "at_zero": line.intercept}
+    lines = [linear_regression(values, measured) for measured in rounds]
+    logs = [linear_regression([log(v) for v in values], [log(m) for m in measured]).slope for measured in rounds]
+    return {
+        "exponent": median(logs), "exponent_by_round": logs,
+        "per_unit": median(line.slope for line in lines), "at_zero": median(line.intercept for line in lines),
+    }  # fmt: skip
 
 
 def growth(points: list[dict]) -> dict:
-    """{axis: {algorithm: {quantity: fit}}}, from medians; checkpointed ones are named "ALGORITHM, checkpointed".
+    """{axis: {algorithm: {quantity: fit}}}; the checkpointed ones are named "ALGORITHM, checkpointed".
 
     The parameters are no axis to fit along: the networks differ in more than their number.
     """
-    found = {}
-    for axis in dict.fromkeys(p["axis"] for p in points if p["axis"] != "parameters"):
-        for name in ALGORITHMS:
-            for checkpoint in (False, True):
-                line = [
-                    p for p in points
-                    if (p["axis"], p["algorithm"], p["checkpoint_steps"]) == (axis, name, checkpoint)
-                ]  # fmt: skip
-                label = f"{name}, checkpointed" if checkpoint else name
-                remembered = [p for p in line if p["peak_memory_bytes"] is not None]
-                if line:
-                    found.setdefault(axis, {})[label] = {
-                        "seconds": fitted([p["value"] for p in line], [median(p["seconds"]) for p in line]),
-                        "peak_memory_bytes": fitted(
-                            [p["value"] for p in remembered], [p["peak_memory_bytes"] for p in remembered]
-                        ) if remembered else None,
-                    }  # fmt: skip
-    return found
+    lines = {}
+    for p in points:
+        if p["axis"] != "parameters":
+            label = p["algorithm"] + (", checkpointed" if p["checkpoint_steps"] else "")
+            lines.setdefault(p["axis"], {}).setdefault(label, []).append(p)
+    return {axis: {label: _fits(line) for label, line in of_axis.items()} for axis, of_axis in lines.items()}
+
+
+def _fits(line):
+    remembered = [p for p in line if p["peak_memory_bytes"] is not None]
+    sizes = [[p["peak_memory_bytes"] for p in remembered]]
+    return {
+        "seconds": fitted([p["value"] for p in line], list(zip(*(p["seconds"] for p in line)))),
+        "peak_memory_bytes": fitted([p["value"] for p in remembered], sizes) if remembered else None,
+    }
 
 
 # The device's ceilings, and how far below them a meta-gradient stays.
@@ -342,12 +345,17 @@ def picture(record: dict) -> Figure:
     panels = figure.subplots(2, 3).flatten()
     for axes, axis in zip(panels, LABELS):
         _draw(axes, record, axis, lambda point: 1e3 * median(point["seconds"]), checkpointed=axis == "inner_steps")
-        axes.set(title=f"Time against {LABELS[axis]}", xlabel=LABELS[axis], ylabel="time of a meta-gradient (ms)")
+        axes.set(
+            title=f"Time against {LABELS[axis].split(' (')[0]}",
+            xlabel=LABELS[axis],
+            ylabel="time of a meta-gradient (ms)",
+        )
     _draw(panels[5], record, "inner_steps", lambda point: (point["peak_memory_bytes"] or 0) / 1e6, checkpointed=True)
     panels[5].set(title="Memory against inner steps", xlabel="inner steps", ylabel="peak memory (MB)")
     panels[0].legend(fontsize=7)
     hardware = record["hardware"]
-    device = hardware["device"] if hardware["device"] != "CPU" else f"CPU, {hardware['threads']} thread(s)"
+    threads = hardware["threads"]
+    device = hardware["device"] if hardware["device"] != "CPU" else f"{threads} CPU thread{'s' * (threads > 1)}"
     figure.suptitle(f"One meta-gradient: {record['settings']['base_in_words']}; {device}, {record['date'][:10]}")
     return figure
 
@@ -369,6 +377,9 @@ def _draw(axes, record, axis, quantity, checkpointed):
     values = sorted({p["value"] for p in record["points"] if p["axis"] == axis})
     axes.set_xticks(values, [str(value) for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
 
