@@ -213,6 +213,7 @@ class MAML(nn.Module):
         loss, _, gradients = self.meta_step(batch, epoch)
         return loss, gradients
 
+    @torch.enable_grad()  # whoever calls it under no_grad still wants gradients
     def meta_step(self, batch: TaskBatch, epoch: int = 0) -> tuple[Tensor, Tensor | None, Parameters]:
         """As `meta_gradients`, with the query accuracy after the last step in the middle (None for regression)."""
         batch = self._check(batch)
@@ -227,6 +228,7 @@ class MAML(nn.Module):
         mean = acceleration.mean_over_tasks(one_task, self.model, batch, self.backend)
         return mean.pop("/loss"), mean.pop("/right", None), mean
 
+    @torch.enable_grad()  # adapting needs gradients, wherever it is called
     def trajectory(
         self, batch: TaskBatch, steps: int | None = None, parameters: bool = False, *, only_last: bool = False,
         transductive: bool = True,

@@ -475,3 +475,15 @@ def test_bad_batches_get_one_clear_sentence(damage, message, episodes):
 def test_adapt_checks_its_support_set(episodes):
     with pytest.raises(InputError, match="labels from 5 to 5"):
         MAML(small_network()).adapt(episodes.support_x[0], torch.full((6,), 5))
+
+
+@pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
+def test_works_where_gradients_are_switched_off(episodes, backend):
+    maml = MAML(Conv4(3, 4).double(), backend=backend)
+    expected = maml.trajectory(episodes).query_loss, maml.meta_gradients(episodes)[1]
+    with torch.no_grad():
+        torch.testing.assert_close(maml.trajectory(episodes).query_loss, expected[0])
+        torch.testing.assert_close(maml.meta_gradients(episodes)[1], expected[1])
+        adapted = maml.adapt(episodes.support_x[0], episodes.support_y[0])
+        assert not torch.is_grad_enabled()
+    assert adapted(episodes.query_x[0]).requires_grad
