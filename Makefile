@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test lab notebooks glyphs clean
+.PHONY: compare test lab notebooks book glyphs clean
 
 compare: .venv/ready
 	$(BIN)/mamlcourse compare
@@ -13,9 +13,13 @@ test: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
-# Run every notebook and keep its outputs.
+# Run every notebook, keep its outputs, and write down how long it takes.
 notebooks: .venv/ready
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/python benchmarks/run_notebooks.py
+
+# The course as a web site, from the outputs that the notebooks hold: build/book/index.html.
+book: .venv/book
+	$(BIN)/sphinx-build -q -b html -c book . build/book
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready
@@ -24,6 +28,10 @@ glyphs: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+.venv/book: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book]"
 	touch $@
 
 clean:
