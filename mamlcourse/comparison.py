@@ -26,6 +26,11 @@ TITLES = {
 NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide nothing
 
 
+def title_of(name: str) -> str:
+    """How a recipe is written in text and figures; other names as they are."""
+    return TITLES.get(name, name)
+
+
 def compare(
     algorithms=("maml", "fomaml", "maml++"),
     problem: Problem = Problem(),  # noqa: B008 - it cannot be changed
@@ -130,7 +135,7 @@ def compare_settings(
             if not history.finished:
                 raise KeyboardInterrupt
             if progress:
-                title = TITLES.get(name, name)
+                title = title_of(name)
                 tqdm.write(f"{title}, seed {seed}: trained in {history.seconds:.1f} s, testing ...")
             tested = evaluate(maml, test, eval_tasks)
             run = {
@@ -229,13 +234,13 @@ def _summarise(record: dict, name: str, reference: str) -> Summary:
 def rows(record: dict) -> list[list[str]]:
     """The comparison as rows of text, the heading first: one column for each algorithm."""
     found = summary(record)
-    reference = TITLES[next(iter(found))]
+    reference = title_of(next(iter(found)))
 
     def row(title, text):
         return [title, *(text(s) for s in found.values())]
 
     return [
-        ["", *(TITLES[name] for name in found)],
+        ["", *(title_of(name) for name in found)],
         row("test accuracy (%)", lambda s: f"{100 * s.accuracy:.1f} ± {100 * s.interval:.1f}"),
         row(f"difference to {reference} (points)", lambda s: "" if s.difference is None
             else f"{100 * s.difference:+.1f} ± {100 * s.difference_interval:.1f}"),
@@ -294,7 +299,7 @@ def recommendation(record: dict) -> str:
     """
     found = summary(record)
     if len(found) == 1:
-        return f"Only {TITLES[next(iter(found))]} was run, so there is nothing to compare."
+        return f"Only {title_of(next(iter(found)))} was run, so there is nothing to compare."
     best = max(found, key=lambda name: found[name].accuracy)
     against = {name: paired_difference(record, best, name) for name in found if name != best}
     level = [name for name, (difference, interval) in against.items() if not difference > interval]
@@ -302,24 +307,25 @@ def recommendation(record: dict) -> str:
     sentences = []
     if level:
         others = " and ".join(
-            f"{TITLES[name]} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} points)" for name in level
+            f"{title_of(name)} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} points)"
+            for name in level
         )
-        ahead = f"{TITLES[best]} is ahead, but not clearly of {others}."
+        ahead = f"{title_of(best)} is ahead, but not clearly of {others}."
         sentences.append(f"There is no clear difference in accuracy: {ahead}")
     for name in clearly_worse:
         difference, interval = against[name]
         sentences.append(
-            f"{TITLES[best]} is clearly more accurate than {TITLES[name]}, "
+            f"{title_of(best)} is clearly more accurate than {title_of(name)}, "
             f"by {100 * difference:.1f} ± {100 * interval:.1f} points."
         )
     cheapest = min([best, *level], key=lambda name: found[name].seconds)
     ratio = found[best].seconds / found[cheapest].seconds
     choice = cheapest if ratio >= NOT_WORTH_NAMING else best
     if choice != best:
-        faster = f"{TITLES[choice]} trained {ratio:.1f} times faster than {TITLES[best]}"
-        sentences.append(f"{faster}: use {TITLES[choice]} here.")
+        faster = f"{title_of(choice)} trained {ratio:.1f} times faster than {title_of(best)}"
+        sentences.append(f"{faster}: use {title_of(choice)} here.")
     else:
-        sentences.append(f"{_cost(found, best)}: use {TITLES[best]} here.")
+        sentences.append(f"{_cost(found, best)}: use {title_of(best)} here.")
     if len(record["seeds"]) == 1:
         sentences.append("(One seed: the intervals do not hold how much training varies by chance; see --seeds.)")
     return " ".join(sentences)
@@ -330,4 +336,4 @@ def _cost(found: dict[str, Summary], best: str) -> str:
     ratio = found[best].seconds / found[fastest].seconds
     if ratio < NOT_WORTH_NAMING:
         return "None of the others trained noticeably faster"
-    return f"It took {ratio:.1f} times the training time of the fastest, {TITLES[fastest]}"
+    return f"It took {ratio:.1f} times the training time of the fastest, {title_of(fastest)}"
