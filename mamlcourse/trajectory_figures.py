@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import interpolate
 
@@ -214,6 +214,9 @@ def progress_drawing(trajectories: dict, crowd: dict[str, Evaluation] | None = N
     seen = np.concatenate(seen)
     seen = seen[np.isfinite(seen)].clip(1e-3, 1e4)
     upper.set_yscale("log")  # starts at ten and ends at a tenth are both seen
+    upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    upper.yaxis.set_major_formatter(lambda value, _: _short(value))
+    upper.yaxis.set_minor_formatter(NullFormatter())
     upper.set_ylim(*(seen.min() / 1.3, seen.max() * 1.3) if len(seen) else (0.1, 10))
     lower.set_ylabel("query accuracy (%)", fontsize=8)
     lower.set(ylim=(0, 104), xlim=(-0.2, steps - 0.8))
