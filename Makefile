@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test lab notebooks book glyphs clean
+.PHONY: compare test lab notebooks exercises assignment book glyphs clean
 
 compare: .venv/ready
 	$(BIN)/mamlcourse compare
 
-test: .venv/ready
+test: .venv/classroom
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --nbval-lax --nbval-cell-timeout 300
 
 lab: .venv/ready
@@ -16,6 +16,15 @@ lab: .venv/ready
 # Run every notebook, keep its outputs, and write down how long it takes.
 notebooks: .venv/ready
 	$(BIN)/python benchmarks/run_notebooks.py
+
+# Make the exercises from the solutions.
+exercises: .venv/classroom
+	$(BIN)/python solutions/make_exercises.py
+
+# Lay out nbgrader's course folder, for teachers (exercises/TEACHERS.md).
+COURSE ?= build/classroom
+assignment: .venv/classroom
+	$(BIN)/python solutions/make_exercises.py --course "$(COURSE)"
 
 # The course as a web site, from the outputs that the notebooks hold: build/book/index.html.
 book: .venv/book
@@ -28,6 +37,10 @@ glyphs: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+.venv/classroom: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[classroom]"
 	touch $@
 
 .venv/book: .venv/ready

@@ -17,11 +17,16 @@ def alternative_text(above):
     return " ".join(re.sub(r"[`$]", "", described[1]).split()) if described else None
 
 
-def give_figures_their_alternative_text(app, name, source):
-    """What the text above a code cell says of the figure is the alternative text of the picture that the cell shows."""
-    if not name.startswith("notebooks/"):
+def as_sphinx_takes_it(app, name, source):
+    """Attached pictures go into the text, and what the text above a code cell says of the figure becomes the alternative
+    text of the picture that the cell shows."""
+    if name.startswith("book/"):
         return
     notebook = json.loads(source[0])
+    for cell in notebook["cells"]:  # Sphinx knows no attachments, but pictures written out in the text
+        for file, kinds in cell.pop("attachments", {}).items():
+            kind, content = next(iter(kinds.items()))
+            cell["source"] = "".join(cell["source"]).replace(f"attachment:{file}", f"data:{kind};base64,{content}")
     for above, cell in zip(notebook["cells"], notebook["cells"][1:]):
         if cell["cell_type"] == "code" and (described := alternative_text("".join(above["source"]))):
             cell["metadata"]["mystnb"] = {"image": {"alt": described}}
@@ -29,5 +34,5 @@ def give_figures_their_alternative_text(app, name, source):
 
 
 def setup(app):
-    app.connect("source-read", give_figures_their_alternative_text)
+    app.connect("source-read", as_sphinx_takes_it)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The command line: compare, train, evaluate, reproduce, results, data, doctor."""
+"""The command line: compare, train, evaluate, reproduce, results, data, progress, doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import acceleration, comparison, figures, omniglot, papers, reproduction
+from . import progress as exercise_progress
 from .algorithms import learner
 from .characters import load_characters
 from .errors import InputError
@@ -297,6 +298,24 @@ def data(
     if sheet:
         figures.character_sheet(characters).savefig(sheet, dpi=110)
         typer.echo(f"Sheet: {sheet}")
+
+
+@app.command()
+def progress():
+    """Show which exercises are done, and which comes next."""
+    heading, *body = exercise_progress.rows()
+    shown = Table(title="Exercises", title_justify="left")
+    for title in heading:
+        shown.add_column(title)
+    for row in body:
+        shown.add_row(*row)
+    console.print(shown)
+    passed = exercise_progress.load()
+    exercises = exercise_progress.EXERCISES
+    typer.echo(f"{exercise_progress.finished(passed)} of {len(exercises)} exercises done.")
+    left = [exercise.name for exercise in exercises if not set(exercise.checks) <= passed.keys()]
+    if left:
+        typer.echo(f"Next: exercises/{left[0]}.ipynb")
 
 
 @app.command()

@@ -85,7 +85,11 @@ def origin(record: dict) -> str:
 def _command() -> str:
     """The command line, with names for absolute paths: what folders a machine has is nobody's business."""
     script = Path(sys.argv[0])
-    program = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
+    program = script.name
+    if program == "__main__.py":
+        program = f"python -m {script.parent.name}"
+    elif script.suffix == ".py" and not script.is_absolute():
+        program = f"python {script.as_posix()}"
     arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
     return " ".join([program, *map(shlex.quote, arguments)])
 

@@ -349,7 +349,7 @@ def test_the_button_stops_a_training_that_runs(page, server):
     lab.menu("Run", "Run All Cells")
     page.get_by_text("Iteration ").first.wait_for()  # a picture was drawn while the cell runs
     lab.shot("14-training")
-    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.locator(".jp-OutputArea button", has_text="Stop").click()
     page.get_by_text("finished: False True").wait_for()
     assert "Stopped after" in page.locator("[role=status]").first.inner_text()
     lab.shot("15-stopped")

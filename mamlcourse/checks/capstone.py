@@ -1,0 +1,164 @@
+"""Exercise 09: a problem of one's own is sound, and the choice of an algorithm agrees with what was measured."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+
+import torch
+from torch import nn
+
+from ..algorithms import MAML
+from ..errors import InputError
+from ..evaluation import half_interval
+from ..models import MLP, Conv4
+from ..tasks import CharacterTasks, SinusoidTasks, check_batch
+from .judge import CheckFailed, call, check, fresh, whole
+
+BATCHES = 3
+ENOUGH_TASKS = 50
+CLAIMS = ("better", "worse", "not clear")
+
+
+@check
+def problem(build_model, build_tasks) -> None:
+    """Exercise 09, part 1: build_model(seed) -> nn.Module and build_tasks(part, seed) -> meta-batches without end."""
+    seed = whole(fresh(), 0, 1000)
+    model, twin = (call(build_model, seed) for _ in range(2))
+    _judge_model(model, twin)
+    train, again = (_first_batches(build_tasks, "train", seed) for _ in range(2))
+    test = _first_batches(build_tasks, "test", seed)
+    family = call(build_tasks, "train", seed)
+    if isinstance(model, (MLP, Conv4)) and isinstance(family, (SinusoidTasks, CharacterTasks)):
+        raise CheckFailed("Network and tasks are both the course's own: bring a network or a family of tasks.")
+    if not all(torch.equal(a, b) for one, two in zip(train, again) for a, b in zip(one, two)):
+        raise CheckFailed("build_tasks gave other tasks for the same seed: nobody could repeat your run.")
+    if all(torch.equal(train[0].support_x, batch.support_x) for batch in train):
+        raise CheckFailed("Every meta-batch of build_tasks is the same: there must be new tasks in each.")
+    _judge_leakage(train, test)
+    _judge_fit(model, train)
+
+
+def _judge_model(model, twin):
+    if not isinstance(model, nn.Module):
+        raise CheckFailed(f"build_model must return an nn.Module, but returned {type(model).__name__}.")
+    if not list(model.parameters()):
+        raise CheckFailed("The model has no parameters, so there is nothing to adapt.")
+    if any(getattr(layer, "track_running_stats", False) for layer in model.modules()):
+        raise CheckFailed(
+            "The model keeps running batch statistics, which mix the tasks: build the layer with "
+            "track_running_stats=False."
+        )
+    if not all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters())):
+        raise CheckFailed("build_model gave other weights for the same seed: call torch.manual_seed(seed) first.")
+
+
+def _first_batches(build_tasks, part, seed):
+    def draw(part, seed):
+        return list(itertools.islice(build_tasks(part, seed), BATCHES))
+
+    draw.__name__ = "build_tasks"
+    batches = call(draw, part, seed)
+    if len(batches) < BATCHES:
+        raise CheckFailed(f"build_tasks gave {len(batches)} meta-batches for {part!r} and ended: it must go on for "
+                          "ever.")
+    try:
+        return [check_batch(batch) for batch in batches]
+    except InputError as error:
+        raise CheckFailed(f"A meta-batch of build_tasks is not sound: {error}") from None
+
+
+def _judge_leakage(train, test):
+    def key(x, y):
+        return tuple(x.flatten().tolist()), tuple(y.flatten().tolist())
+
+    for batch in (*train, *test):
+        for support, query in zip(batch.support_x, batch.query_x):
+            shared = {tuple(x.flatten().tolist()) for x in support} & {tuple(x.flatten().tolist()) for x in query}
+            if shared:
+                raise CheckFailed("An example stands in both support and query set of a task: the exam was practised.")
+    tasks = [
+        {key(x, y) for batch in part for x, y in zip(batch.support_x, batch.support_y)} for part in (train, test)
+    ]
+    if tasks[0] & tasks[1]:
+        raise CheckFailed("A task of \"train\" is also one of \"test\": unseen tasks must be unseen, so draw them "
+                          "apart.")
+    if test[0].support_x.shape[2:] != train[0].support_x.shape[2:]:
+        raise CheckFailed(
+            f"Train and test inputs have different shapes: {tuple(train[0].support_x.shape[2:])} and "
+            f"{tuple(test[0].support_x.shape[2:])}."
+        )
+
+
+def _judge_fit(model, train):
+    batch = train[0]
+    x, y = batch.support_x[0], batch.support_y[0]
+    outputs = call(model, x)
+    if y.dtype == torch.int64:
+        highest = int(torch.cat([batch.support_y.flatten(), batch.query_y.flatten()]).max())
+        if outputs.ndim != 2 or outputs.shape[1] <= highest:
+            raise CheckFailed(f"The model's outputs have shape {tuple(outputs.shape)}, but labels go up to {highest}.")
+        loss = nn.functional.cross_entropy
+    else:
+        if outputs.shape != y.shape:
+            raise CheckFailed(
+                f"The model's outputs have shape {tuple(outputs.shape)} and the targets {tuple(y.shape)}: they must "
+                "be equal, or the loss broadcasts and compares every output with every target."
+            )
+        loss = nn.functional.mse_loss
+    gradients = call(MAML(model, loss=loss, inner_steps=1, inner_lr=0.01, backend="loop").meta_gradients, batch)[1]
+    if not all(torch.isfinite(g).all() for g in gradients.values()):
+        raise CheckFailed("The meta-gradient of the first meta-batch is not finite: are inputs and targets scaled?")
+
+
+@check
+def evidence(measured, choice, claim) -> None:
+    """Exercise 09, part 2: {algorithm: {"scores": one for each test task, "seconds": s}}, a choice, and a claim."""
+    if not isinstance(measured, dict) or len(measured) < 2:
+        raise CheckFailed("The evidence must be a dictionary with at least two algorithms: a choice needs an "
+                          "alternative.")
+    for name, found in measured.items():
+        if not isinstance(found, dict) or not {"scores", "seconds"} <= found.keys():
+            raise CheckFailed(f'The evidence of {name!r} must be a dictionary with "scores" and "seconds".')
+        scores = [float(score) for score in found["scores"]]
+        if len(scores) < ENOUGH_TASKS:
+            raise CheckFailed(f"{name!r} has {len(scores)} scores, but at least {ENOUGH_TASKS} test tasks are needed.")
+        if not all(map(math.isfinite, scores)):
+            raise CheckFailed(f"A score of {name!r} is not finite.")
+        if len(set(scores)) == 1:
+            raise CheckFailed(f"All scores of {name!r} are equal: give each task's own score, not their mean.")
+        if not float(found["seconds"]) > 0:
+            raise CheckFailed(f"The seconds of {name!r} are {found['seconds']}, but training takes some time: measure "
+                              "it.")
+    lengths = {name: len(found["scores"]) for name, found in measured.items()}
+    if len(set(lengths.values())) > 1:
+        raise CheckFailed(f"The scores are not paired: {lengths}; test all algorithms on the same tasks in the same "
+                          "order.")
+    every = [tuple(map(float, found["scores"])) for found in measured.values()]
+    if len(set(every)) < len(every):
+        raise CheckFailed("Two algorithms have exactly the same scores: was one model measured twice?")
+    if choice not in measured:
+        raise CheckFailed(f"The choice {choice!r} was not measured; measured are {', '.join(map(repr, measured))}.")
+    if claim not in CLAIMS:
+        raise CheckFailed(f"The claim is {claim!r}, but must be one of {', '.join(map(repr, CLAIMS))}.")
+    _judge_claim(measured, choice, claim)
+
+
+def _judge_claim(measured, choice, claim):
+    """The claim is about the choice against the best of the others, paired, higher scores being better."""
+    others = [name for name in measured if name != choice]
+    rival = max(others, key=lambda name: statistics.fmean(map(float, measured[name]["scores"])))
+    pairs = zip(measured[choice]["scores"], measured[rival]["scores"])
+    differences = [float(a) - float(b) for a, b in pairs]
+    difference, half = statistics.fmean(differences), half_interval(differences)
+    right = "not clear" if not abs(difference) > half else "better" if difference > 0 else "worse"
+    if claim != right:
+        raise CheckFailed(
+            f"The claim {claim!r} does not agree with the evidence: {choice} minus {rival} is {difference:+.4f} ± "
+            f"{half:.4f} (paired 95% interval), which is {right!r}."
+        )
+    slower = float(measured[choice]["seconds"]) > 1.1 * float(measured[rival]["seconds"])
+    if right == "worse" and slower:
+        raise CheckFailed(f"{choice} is clearly worse than {rival} and slower too: the evidence speaks against your "
+                          "choice.")

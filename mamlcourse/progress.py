@@ -1,0 +1,134 @@
+"""Which exercises a student has done: a small JSON file of their own, outside the repository."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+FORMAT = 1
+UNDER_TEST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # set by pytest, also for the kernels that it starts
+
+
+class Exercise(NamedTuple):
+    """One exercise sheet: its file's name, its title, how hard and how long it is, and the checks it asks for."""
+
+    name: str
+    title: str
+    difficulty: str
+    minutes: int
+    checks: tuple[str, ...]
+
+
+EXERCISES = (
+    Exercise("01_sample_an_episode", "Sample an episode", "easy", 25, ("split", "episode")),
+    Exercise("02_quadratic_meta_gradient", "The meta-gradient of a quadratic", "easy to medium", 25,
+             ("by_hand", "by_autograd")),
+    Exercise("03_inner_loop", "The inner loop", "medium", 25, ("inner_step", "inner_loop")),
+    Exercise("04_outer_loop", "The outer loop", "medium", 35, ("outer_loop", "every_task_counts")),
+    Exercise("05_first_order", "First order in one line", "medium", 25, ("first_order", "builds_a_graph")),
+    Exercise("06_fair_comparison", "A fair comparison", "medium", 35, ("paired_interval", "costs", "verdict")),
+    Exercise("07_multi_step_loss", "The multi-step loss", "medium", 30, ("loss_weights", "multi_step_loss")),
+    Exercise("08_learned_rates", "Learned rates, and norms for each step", "hard", 40,
+             ("learned_rates", "step_norm")),
+    Exercise("09_capstone", "Capstone: a problem of your own", "hard, and open", 40, ("problem", "evidence")),
+)  # fmt: skip
+
+
+def location() -> Path | None:
+    """The file of progress: $MAMLCOURSE_PROGRESS, else in the user's data folder.
+
+    None if that variable is "off", or if pytest runs and it is not set: tests are no one's progress.
+    """
+    given = os.environ.get("MAMLCOURSE_PROGRESS")
+    if given:
+        return None if given.lower() == "off" else Path(given).expanduser()
+    if any(variable in os.environ for variable in UNDER_TEST):
+        return None
+    if os.environ.get("XDG_DATA_HOME"):
+        base = Path(os.environ["XDG_DATA_HOME"])
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path.home() / ".local" / "share"
+    return base / "mamlcourse" / "progress.json"
+
+
+def load() -> dict[str, str]:
+    """{check: when it was first passed}. A damaged file is said and set aside under another name."""
+    path = location()
+    if path is None or not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        passed = kept["passed"]
+        if kept["format"] != FORMAT or not all(isinstance(word, str) for pair in passed.items() for word in pair):
+            raise ValueError
+    except OSError as error:
+        print(f"The file of progress {path} cannot be read: {error.strerror}.")
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        aside = _free_name(path)
+        try:
+            path.rename(aside)
+        except OSError as error:
+            print(f"The file of progress {path} is damaged and cannot be set aside: {error.strerror}.")
+        else:
+            print(f"The file of progress {path} is damaged; it is kept as {aside.name}, and a new one begins.")
+        return {}
+    return passed
+
+
+def record(check: str) -> str:
+    """Note that a check was passed, and say how far the student is."""
+    passed, path = load(), location()
+    if check not in passed:
+        passed[check] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        if path is not None:
+            _write(path, passed)
+    exercise = next(exercise for exercise in EXERCISES if check in exercise.checks)
+    number, parts = exercise.name[:2], sum(part in passed for part in exercise.checks)
+    done = f"exercise {number} is done" if parts == len(exercise.checks) else (
+        f"{parts} of {len(exercise.checks)} parts of exercise {number}"
+    )  # fmt: skip
+    # Without a file nothing is known of the other exercises.
+    return "" if path is None else f"{done}, {finished(passed)} of {len(EXERCISES)} in all"
+
+
+def finished(passed: dict[str, str]) -> int:
+    """How many exercises have all their checks passed."""
+    return sum(all(check in passed for check in exercise.checks) for exercise in EXERCISES)
+
+
+def rows() -> list[list[str]]:
+    """The progress as rows of text, the heading first."""
+    passed = load()
+    lines = [["exercise", "difficulty", "minutes", "parts done", "last"]]
+    for exercise in EXERCISES:
+        when = sorted(passed[check][:10] for check in exercise.checks if check in passed)
+        parts = f"{len(when)} of {len(exercise.checks)}"
+        title = f"{exercise.name[:2]} {exercise.title}"
+        lines.append([title, exercise.difficulty, str(exercise.minutes), parts, when[-1] if when else ""])
+    return lines
+
+
+def _write(path: Path, passed: dict[str, str]) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"format": FORMAT, "passed": passed}, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        print(f"The file of progress {path} cannot be written: {error.strerror}.")
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.stem}-damaged-{number}{path.suffix}")).exists():
+        number += 1
+    return aside

@@ -1,0 +1,883 @@
+"""The checks of the exercises: right answers pass, each catalogued mistake gets its own sentence, and progress is kept.
+
+A wrong answer here is written as a student would write it. The right ones are the solutions' own (test_exercises.py).
+"""
+
+import json
+import math
+import re
+import statistics
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad
+from torch.nn.functional import mse_loss
+
+from mamlcourse import MLP, SinusoidTasks, TaskBatch, checks, cli, progress
+from mamlcourse.checks import judge
+
+NETWORK = MLP()
+
+
+@pytest.fixture(autouse=True)
+def own_progress(monkeypatch, tmp_path):
+    monkeypatch.setenv("MAMLCOURSE_PROGRESS", str(tmp_path / "progress.json"))
+
+
+def complaint(check, *answers):
+    """The sentence that the check must end in: one line, a sentence, no sign of the check's own code."""
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(*answers)
+    message = str(caught.value)
+    assert "\n" not in message and message[-1] in ".?" and message[0] != " ", message
+    assert caught.value.__cause__ is None and caught.value._render_traceback_() == [f"CheckFailed: {message}"]
+    return message
+
+
+# --- 01 ---
+
+
+def right_split(alphabets, tests):
+    return [c for c, a in enumerate(alphabets) if a not in tests], [c for c, a in enumerate(alphabets) if a in tests]
+
+
+def split_by_class(alphabets, tests):
+    count = sum(a in tests for a in alphabets)
+    return list(range(count, len(alphabets))), list(range(count))
+
+
+SPLIT = {
+    "is in both parts": lambda a, t: (list(range(len(a))), right_split(a, t)[1]),
+    "names of alphabets": lambda a, t: ([x for x in a if x not in t], [x for x in a if x in t]),
+    "are exchanged": lambda a, t: right_split(a, t)[::-1],
+    "keep whole alphabets apart": split_by_class,
+    "are in neither part": lambda a, t: ([], right_split(a, t)[1]),
+    "returned None": lambda a, t: None,
+    "must return (train classes, test classes)": lambda a, t: right_split(a, t)[0],
+    "name a class twice": lambda a, t: (right_split(a, t)[0] * 2, right_split(a, t)[1]),
+    "must be a list": lambda a, t: (7, []),
+    "must be whole numbers from 0": lambda a, t: ([-1], [0]),
+}
+
+
+def right_episode(
+    images, ways, shots, queries, generator, *, replace=False, overlap=False, classes=None, labels="dealt", scale=255,
+    channel=True, order=None, swap=False, kind=torch.float32, label_kind=torch.int64, in_place=False, shuffled=False,
+):  # fmt: skip
+    if in_place:
+        images.zero_()
+    generator = torch.Generator() if generator is None else generator
+    if classes is None:
+        classes = torch.randint(len(images), (ways,), generator=generator) if replace else torch.randperm(
+            len(images), generator=generator
+        )[:ways]  # fmt: skip
+    classes = sorted(classes.tolist()) if labels == "sorted" else list(map(int, classes))
+    parts = [[], [], [], []]
+    for label, number in enumerate(classes):
+        drawn = torch.randperm(images.shape[1], generator=generator)
+        drawn = torch.randint(images.shape[1], drawn.shape, generator=generator) if replace == "drawings" else drawn
+        drawn = torch.arange(images.shape[1]) if order else drawn
+        pictures = images[number].to(kind) / scale if scale != 1 else images[number].to(kind)
+        pictures = pictures[:, None] if channel else pictures
+        parts[0] += list(pictures[drawn[:shots]])
+        parts[2] += list(pictures[drawn[:queries] if overlap else drawn[shots : shots + queries]])
+        name = number if labels == "numbers" else label
+        parts[1] += [name] * shots
+        parts[3] += [name] * queries
+    result = [torch.stack(parts[0]), torch.tensor(parts[1], dtype=label_kind)]
+    result += [torch.stack(parts[2]), torch.tensor(parts[3], dtype=label_kind)]
+    if shuffled:
+        result[2] = result[2].flip(0)
+    return tuple(result[2:] + result[:2]) if swap else tuple(result)
+
+
+def episode_with(**how):
+    return lambda images, ways, shots, queries, generator: right_episode(
+        images, ways, shots, queries, generator, **how
+    )
+
+
+def global_randomness(images, ways, shots, queries, generator):
+    return right_episode(images, ways, shots, queries, torch.Generator().manual_seed(time.perf_counter_ns()))
+
+
+def same_classes(images, ways, shots, queries, generator):
+    return right_episode(images, ways, shots, queries, generator, classes=torch.arange(ways).flip(0))
+
+
+def twice_the_same_class(images, ways, shots, queries, generator):
+    first = torch.randperm(len(images), generator=generator)[: ways - 1]
+    once = right_episode(images, ways, shots, queries, generator, classes=torch.cat([first, first[:1]]))
+    return once
+
+
+EPISODE = {
+    "Support drawings appear in the query set": episode_with(overlap=True),
+    "without putting them back|different drawings of each class": episode_with(replace="drawings"),
+    "numbers in the data set": episode_with(labels="numbers"),
+    "pictures and labels are in different orders": episode_with(shuffled=True),
+    "divide by 255, so that ink is 1": episode_with(scale=1),
+    "still bytes": episode_with(scale=1, kind=torch.uint8),
+    "lacks the channel": episode_with(channel=False),
+    "Two generators of the same seed": global_randomness,
+    "the same 3 classes|the same 4 classes": same_classes,
+    "dealt anew in each episode, or a network": episode_with(labels="sorted"),
+    "drawings of a class": episode_with(order=True),
+    "are exchanged": episode_with(swap=True),
+    "expected dtype torch.float32": episode_with(kind=torch.float64),
+    "expected dtype torch.int64": episode_with(label_kind=torch.int32),
+    "in place": episode_with(in_place=True),
+    "under two labels|in the query set|is twice": twice_the_same_class,
+    "must return (support_x, support_y, query_x, query_y)": lambda *arguments: right_episode(*arguments)[:3],
+    "none of the data set's": lambda *arguments: (1 - (e := right_episode(*arguments))[0], *e[1:]),
+}
+
+# --- 02 ---
+
+
+def eye(theta):
+    return torch.eye(len(theta), dtype=theta.dtype)
+
+
+def stepped(theta, H, a, alpha):
+    return theta - alpha * H @ (theta - a)
+
+
+BY_HAND = {
+    "first-order (FOMAML)": lambda t, H, a, G, b, r: G @ (stepped(t, H, a, r) - b),
+    "query gradient at the start": lambda t, H, a, G, b, r: G @ (t - b),
+    "after the step, at theta'": lambda t, H, a, G, b, r: (eye(t) - r * H) @ (G @ (t - b)),
+    "its derivative has a minus": lambda t, H, a, G, b, r: (eye(t) + r * H) @ (G @ (stepped(t, H, a, r) - b)),
+    "inner step goes uphill": lambda t, H, a, G, b, r: (eye(t) + r * H) @ (G @ (stepped(t, H, a, -r) - b)),
+    "not (I - H)": lambda t, H, a, G, b, r: (eye(t) - H) @ (G @ (stepped(t, H, a, r) - b)),
+    "it needs H": lambda t, H, a, G, b, r: (eye(t) - r * G) @ (G @ (stepped(t, H, a, r) - b)),
+    "its gradient is H (theta - a)": lambda t, H, a, G, b, r: (eye(t) - r * H) @ (G @ (t - r * H @ t - b)),
+    "its gradient is G (theta' - b)": lambda t, H, a, G, b, r: (eye(t) - r * H) @ (G @ stepped(t, H, a, r)),
+    "Only the diagonal": lambda t, H, a, G, b, r: (1 - r * H.diag()) * (G @ (stepped(t, H, a, r) - b)),
+    "sign is the opposite": lambda t, H, a, G, b, r: (r * H - eye(t)) @ (G @ (stepped(t, H, a, r) - b)),
+    "is off: expected": lambda t, H, a, G, b, r: 1.1 * (eye(t) - r * H) @ (G @ (stepped(t, H, a, r) - b)),
+    "expected shape (2,), came (2, 1)": lambda t, H, a, G, b, r: t[:, None],
+    "is None: is there a `return` missing": lambda *arguments: None,
+    "expected a tensor, came str": lambda *arguments: "three",
+}
+
+
+def autograd(graph=True, frozen=False, more=0, sign=1, steps=None, returns="gradient", in_place=False, at_start=False):
+    def answer(theta, support, query, alpha, asked):
+        start = theta.detach().clone().requires_grad_()
+        point, slope = start, None
+        for _ in range((asked if steps is None else steps) + more):
+            if slope is None or not frozen:
+                (slope,) = torch.autograd.grad(support(point), point, create_graph=graph)
+            point = point - sign * alpha * slope
+        if in_place:
+            theta.copy_(point.detach())
+        if returns != "gradient":
+            return {"point": point, "loss": query(point)}[returns]
+        return torch.autograd.grad(query(start if at_start else point), start)[0]
+
+    return answer
+
+
+def into_grad(theta, support, query, alpha, steps):
+    theta.requires_grad_()
+    theta -= alpha * torch.autograd.grad(support(theta), theta)[0]
+
+
+BY_AUTOGRAD = {
+    "did the graph of the inner step get lost": autograd(graph=False),
+    "query gradient at the start": autograd(at_start=True),
+    "Every step used the slope at the start": autograd(frozen=True),
+    "Only one inner step": autograd(steps=1),
+    "One inner step too many": autograd(more=1),
+    "inner steps go uphill": autograd(sign=-1),
+    "adapted parameters": autograd(returns="point"),
+    "This is the query loss": autograd(returns="loss"),
+    "updated the parameters in place: 'theta'": autograd(in_place=True),
+    "updated the parameters in place in line": into_grad,
+    "return the gradient, not the direction": lambda *arguments: -autograd()(*arguments),
+    "is off: expected": lambda *arguments: 2 * autograd()(*arguments),
+}
+
+# --- 03 ---
+
+
+def inner(
+    graph=True, frozen=False, more=0, sign=1, once=False, mean=True, detached=False, in_place=False, rate=None,
+    new_tensor=False, slopes_only=False,
+):  # fmt: skip
+    def answer(parameters, x, y, steps, alpha):
+        given, slopes = parameters, None
+        for _ in range((min(steps, 1) if once else steps) + more):
+            if slopes is None or not frozen:
+                outputs = functional_call(NETWORK, parameters, (x,))
+                loss = mse_loss(outputs, y, reduction="mean" if mean else "sum")
+                slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=graph)
+            step = sign * (alpha if rate is None else rate)
+            parameters = {name: p - step * s for (name, p), s in zip(parameters.items(), slopes)}
+        if slopes_only:
+            return dict(zip(given, slopes))
+        if in_place:
+            for name, p in given.items():
+                p.data.copy_(parameters[name])
+        if new_tensor:
+            for name, p in given.items():
+                given[name] = p.detach().clone()
+        return {n: p.detach() for n, p in parameters.items()} if detached else parameters
+
+    return answer
+
+
+def one_step(**how):
+    return lambda parameters, x, y, alpha: inner(**how)(parameters, x, y, 1, alpha)
+
+
+INNER_STEP = {
+    "first order: the graph of the inner step got lost": one_step(graph=False),
+    "cut off from the start": one_step(detached=True),
+    "updated the parameters in place": one_step(in_place=True),
+    "new tensor into the input dictionary": one_step(new_tensor=True),
+    "uphill": one_step(sign=-1),
+    "mean squared error, not the sum": one_step(mean=False),
+    "inner rate was not used": one_step(rate=1.0),
+    "came back as they were": lambda parameters, x, y, alpha: dict(parameters),
+    "These are the gradients": one_step(slopes_only=True),
+    "expected a dictionary of tensors by name, came list": lambda *a: list(one_step()(*a).values()),
+    "expected the names": lambda *a: {"weight": torch.zeros(1)},
+    "is off: expected": one_step(rate=0.001),
+}
+INNER_LOOP = {
+    "Only one step was taken": inner(once=True),
+    "One step too many": lambda p, x, y, steps, alpha: inner(more=bool(steps))(p, x, y, steps, alpha),
+    "Every step used the slope at the start": inner(frozen=True),
+    "uphill": inner(sign=-1),
+    "first order": inner(graph=False),
+    "cut off from the start": inner(detached=True),
+    "updated the parameters in place": inner(in_place=True),
+    "mean squared error, not the sum": inner(mean=False),
+    "With steps=0 nothing may move": lambda p, x, y, steps, alpha: inner()(p, x, y, max(steps, 1), alpha),
+}
+
+# --- 04 ---
+
+
+def outer(
+    combine="mean", sign=-1, one_by_one=False, adding_up=False, batches_used=None, graph=False, loss="mean",
+    in_place=False, loss_tensor=False,
+):  # fmt: skip
+    def answer(task_loss, parameters, batches, rate):
+        given, losses, total = parameters, [], None
+        for batch in list(batches)[batches_used or slice(None)]:
+            tasks, slopes, values = list(zip(*batch)), [], []
+            if not graph:
+                parameters = {n: p.detach().clone() for n, p in parameters.items()}
+            start = {n: p.requires_grad_() if p.is_leaf else p for n, p in parameters.items()}
+            for task in tasks:
+                if one_by_one:
+                    start = {n: p.detach().clone().requires_grad_() for n, p in parameters.items()}
+                value = task_loss(start, *task)
+                values.append(value)
+                slopes.append(torch.autograd.grad(value, list(start.values()), retain_graph=True, create_graph=graph))
+                if one_by_one:
+                    parameters = {n: p.detach() - rate * s for (n, p), s in zip(start.items(), slopes[-1])}
+            by_name = list(zip(*slopes))
+            pick = {
+                "mean": lambda s: sum(s) / len(s), "sum": sum, "last": lambda s: s[-1], "first": lambda s: s[0],
+                "twice": lambda s: sum(s) / len(s) ** 2,
+            }[combine]  # fmt: skip
+            step = [pick(s) for s in by_name]
+            if adding_up:
+                total = step if total is None else [a + b for a, b in zip(total, step)]
+                step = total
+            if not one_by_one:
+                parameters = {n: p + sign * rate * s for (n, p), s in zip(start.items(), step)}
+                parameters = parameters if graph else {n: p.detach() for n, p in parameters.items()}
+            value = {"mean": sum(values) / len(values), "sum": sum(values), "last": values[-1]}[loss]
+            losses.append(value if loss_tensor else value.item())
+        if in_place:
+            for n, p in given.items():
+                p.data.copy_(parameters[n])
+        return parameters, losses
+
+    return answer
+
+
+OUTER_LOOP = {
+    "Only the last task contributed": outer("last"),
+    "Only the first task contributed": outer("first"),
+    "summed over the tasks, not averaged": outer("sum"),
+    "divided by the number of tasks once more": outer("twice"),
+    "moved after every task": outer(one_by_one=True),
+    "earlier batches are still counted": outer(adding_up=True),
+    "came back as they were": lambda loss, p, batches, rate: (dict(p), [0.0] * len(batches)),
+    "Only the first batch": outer(batches_used=slice(0, 1)),
+    "Only the last batch": outer(batches_used=slice(-1, None)),
+    "goes uphill": outer(sign=1),
+    "graph of the whole training": outer(graph=True),
+    "still hold their graphs": outer(loss_tensor=True),
+    "losses are those of the last task": outer(loss="last"),
+    "losses are summed": outer(loss="sum"),
+    "updated the parameters in place": outer(in_place=True),
+    "must return (parameters, losses)": lambda *a: outer()(*a)[0],
+    "expected a list of 3 numbers": lambda *a: (outer()(*a)[0], 1.0),
+}
+
+
+def same(a, b, exact=False):
+    return all(torch.equal(a[n], b[n]) if exact else torch.allclose(a[n], b[n], rtol=1e-4, atol=1e-6) for n in a)
+
+
+def replacing(places, exact=False):
+    def answer(meta_gradient, task_loss, parameters, batch):
+        before = meta_gradient(task_loss, parameters, batch)
+        for place in places(len(batch[0])):
+            changed = tuple(part.clone() for part in batch)
+            for part, original in zip(changed, batch):
+                part[place] = original[place - 1]
+            if same(meta_gradient(task_loss, parameters, changed), before, exact):
+                return False
+        return True
+
+    return answer
+
+
+def turning_around(exact):
+    def answer(meta_gradient, task_loss, parameters, batch):
+        turned = tuple(part.flip(0) for part in batch)
+        return same(*(meta_gradient(task_loss, parameters, b) for b in (batch, turned)), exact)
+
+    return answer
+
+
+EVERY_TASK_COUNTS = {
+    "True of every version": lambda *a: True,
+    "False of every version": lambda *a: False,
+    "only the first task counts: replacing": replacing(lambda tasks: [0]),
+    "only the last task counts: replace": replacing(lambda tasks: [tasks - 1]),
+    "leaves out the task in the middle": turning_around(False),
+    "exactly|False of every version": turning_around(True),
+    "last digits tremble": replacing(range, exact=True),
+    "the opposite": lambda *a: not replacing(range)(*a),
+    "must return True or False, but returned int": lambda *a: 1,
+    "returned None": lambda *a: None,
+}
+
+# --- 05 ---
+
+
+def first_order(alpha=None, graph=False, detach_slope=True, detach_start=False, in_place=False, sign=1, only=None):
+    def answer(loss, parameters, rate):
+        slopes = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=graph)
+        if only == "slopes":
+            return dict(zip(parameters, slopes))
+        slopes = [s.detach() for s in slopes] if detach_slope else slopes
+        rate = rate if alpha is None else alpha
+        moved = {
+            n: (p.detach() if detach_start else p) - sign * rate * s for (n, p), s in zip(parameters.items(), slopes)
+        }
+        if in_place:
+            for n, p in parameters.items():
+                p.data.copy_(moved[n])
+        return moved
+
+    return answer
+
+
+FIRST_ORDER = {
+    "This is still MAML": first_order(graph=True, detach_slope=False),
+    "with create_graph=True": first_order(graph=True),
+    "you cut off the parameters": first_order(detach_start=True),
+    "wrong half was detached": first_order(graph=True, detach_slope=False, detach_start=True),
+    "updated the parameters in place": first_order(in_place=True),
+    "uphill": first_order(sign=-1),
+    "inner rate was not used": first_order(alpha=1.0),
+    "These are the gradients": first_order(only="slopes"),
+    "came back as they were": lambda loss, parameters, alpha: dict(parameters),
+    "is off: expected": first_order(alpha=0.5),
+}
+
+
+def graph_in(which):
+    def answer(step, loss, parameters, alpha):
+        adapted, slopes = step(loss, parameters, alpha)
+        tensors = {"adapted": list(adapted.values()), "first": list(slopes.values())[:1]}.get(which)
+        return any(t.grad_fn is not None for t in tensors)
+
+    return answer
+
+
+def by_numbers(step, loss, parameters, alpha):
+    adapted, _ = step(loss, parameters, alpha)
+    if not any(p.grad_fn for p in adapted.values()):
+        return False
+    total = sum(p.sum() for p in adapted.values())
+    return not all(torch.equal(g, torch.ones_like(g)) for g in torch.autograd.grad(total, list(parameters.values())))
+
+
+BUILDS_A_GRAPH = {
+    "True of every version": lambda *a: True,
+    "False of every version": lambda *a: False,
+    "look at the slopes": graph_in("adapted"),
+    "only the last of the slopes": graph_in("first"),
+    "Only MAML itself was caught": by_numbers,
+    "must return True or False, but returned str": lambda *a: "yes",
+}
+
+# --- 06 ---
+
+
+def interval(width):
+    def answer(first, second):
+        d = [a - b for a, b in zip(first, second)]
+        return statistics.fmean(d), width(first, second, d)
+
+    return answer
+
+
+def good_half(first, second, d):
+    return 1.96 * statistics.stdev(d) / math.sqrt(len(d))
+
+
+def unpaired(first, second, d):
+    return 1.96 * math.sqrt((statistics.variance(first) + statistics.variance(second)) / len(first))
+
+
+PAIRED_INTERVAL = {
+    "not paired": interval(unpaired),
+    "opposite sign": lambda first, second: interval(good_half)(second, first),
+    "whole width": interval(lambda *a: 2 * good_half(*a)),
+    "square root of the number of tasks is missing": interval(lambda f, s, d: 1.96 * statistics.stdev(d)),
+    "standard error": interval(lambda f, s, d: statistics.stdev(d) / math.sqrt(len(d))),
+    "standard deviation of the differences": interval(lambda f, s, d: statistics.stdev(d)),
+    "must be by its square root": interval(lambda f, s, d: 1.96 * statistics.stdev(d) / len(d)),
+    "n - 1": interval(lambda f, s, d: 1.96 * statistics.pstdev(d) / math.sqrt(len(d))),
+    "difference of two spreads": interval(
+        lambda f, s, d: 1.96 * abs(statistics.stdev(f) - statistics.stdev(s)) / math.sqrt(len(d))
+    ),
+    "median of the differences": lambda f, s: (statistics.median([a - b for a, b in zip(f, s)]), 0.1),
+    "must return (mean difference, half interval)": lambda f, s: 0.1,
+    "expected a number, came str": lambda f, s: ("0.1", 0.1),
+}
+
+
+def ratios(time=None, memory=None):
+    def answer(s, o, p, q):
+        right = statistics.median(a / b for a, b in zip(s, o)), max(p) / max(q)
+        return time(s, o) if time else right[0], memory(p, q) if memory else right[1]
+
+    return answer
+
+
+COSTS = {
+    "The ratio is upside down": ratios(lambda s, o: 1 / statistics.median(a / b for a, b in zip(s, o))),
+    "ratio of the means": ratios(lambda s, o: sum(s) / sum(o)),
+    "mean of the ratios": ratios(lambda s, o: statistics.fmean(a / b for a, b in zip(s, o))),
+    "ratio of the medians": ratios(lambda s, o: statistics.median(s) / statistics.median(o)),
+    "fastest runs": ratios(lambda s, o: min(s) / min(o)),
+    "memory ratio is upside down": ratios(memory=lambda p, q: max(q) / max(p)),
+    "mean peaks": ratios(memory=lambda p, q: sum(p) / sum(q)),
+    "Memory is not like time": ratios(memory=lambda p, q: statistics.median(a / b for a, b in zip(p, q))),
+    "difference in bytes": ratios(memory=lambda p, q: max(p) - max(q)),
+    "The time ratio is off": ratios(lambda s, o: 17.0),
+}
+WORDS = ("better", "worse", "not clear")
+
+
+def right_verdict(d, h):
+    return "better" if d > h else "worse" if d < -h else "not clear"
+
+
+VERDICT = {
+    "interval is not looked at": lambda d, h: "better" if d > 0 else "worse" if d < 0 else "not clear",
+    "are exchanged": lambda d, h: right_verdict(-d, h),
+    "whatever the numbers are": lambda d, h: "not clear",
+    'was called "better": the interval holds zero': lambda d, h: "better" if d > -h else "worse",
+    "compare its size": lambda d, h: "better" if d > h else "not clear",
+    "do not double it": lambda d, h: right_verdict(d, 2 * h),
+    "without an interval (nan)": lambda d, h: "worse" if d < -h else "not clear" if abs(d) <= h else "better",
+    "must return": lambda d, h: "good",
+}
+
+# --- 07 ---
+
+
+def weights(steps, epoch, epochs, floor=None, ahead=0, after=True):
+    if after and epoch >= epochs:
+        return [0.0] * (steps - 1) + [1.0]
+    floor = 0.03 / steps if floor is None else floor
+    early = max(1 / steps - (epoch + ahead) / (steps * epochs), floor)
+    return [early] * (steps - 1) + [1 - early * (steps - 1)]
+
+
+LOSS_WEIGHTS = {
+    "do not sum to 1": lambda k, e, n: [*weights(k, e, n)[:-1], 1.0],
+    "wrong way round": lambda k, e, n: weights(k, e, n)[::-1],
+    "still uniform": lambda k, e, n: [1 / k] * k,
+    "plain MAML": lambda k, e, n: [0.0] * (k - 1) + [1.0],
+    "lacks the floor": lambda k, e, n: weights(k, e, n, floor=0.0),
+    "must be 0.03 / steps": lambda k, e, n: weights(k, e, n, floor=0.03),
+    "still grades the early steps": lambda k, e, n: weights(k, min(e, n - 1), n),
+    "one epoch ahead": lambda k, e, n: weights(k, e, n, ahead=1),
+    "before any step": lambda k, e, n: [0.0, *weights(k, e, n)],
+    "expected 5 weights": lambda k, e, n: weights(k, e, n)[:-1],
+    "must be a list of 5 numbers": lambda k, e, n: 0.2,
+    "is off: expected": lambda k, e, n: [w := 0.7 / k] * (k - 1) + [1 - w * (k - 1)],
+    "returned None": lambda k, e, n: None,
+}
+
+
+def multi_step(before=False, skip=True, restart=False, use=None, item=False, in_place=False):
+    def answer(parameters, step, loss, weights):
+        start, total = parameters, 0.0
+        chosen = weights if use is None else use(weights)
+        for weight in chosen:
+            after = step(start if restart else parameters)
+            if weight > 0 or not skip:
+                value = loss(parameters if before else after)
+                total = total + weight * (value.item() if item else value)
+            parameters = after
+        if in_place:
+            start["weight"].data.copy_(parameters["weight"])
+        return total
+
+    return answer
+
+
+MULTI_STEP_LOSS = {
+    "taken before its step": multi_step(before=True),
+    "Only the last step was graded": multi_step(use=lambda w: [0.0] * (len(w) - 1) + [1.0]),
+    "weights were not used: each loss": multi_step(use=lambda w: [1.0] * len(w)),
+    "weights were not used: this is the plain mean": multi_step(use=lambda w: [1 / len(w)] * len(w)),
+    "reverse order": multi_step(use=lambda w: w[::-1]),
+    "began at the start again": multi_step(restart=True),
+    "no gradient can flow back": multi_step(item=True),
+    "counts for nothing need not be worked out": multi_step(skip=False),
+    "updated the parameters in place": multi_step(in_place=True),
+    "is off: expected": lambda *a: 3 * multi_step()(*a),
+}
+
+# --- 08 ---
+
+
+def learned(pick=None, graph=True, by_place=False, detach_rate=False, sign=1, in_place=False, late=None, cut=False):
+    def answer(loss, parameters, rates, steps):
+        start = parameters
+        for step in range(steps):
+            slopes = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=graph)
+            moved = {}
+            for place, ((n, p), s) in enumerate(zip(parameters.items(), slopes)):
+                rate = list(rates.values())[place] if by_place else rates[n]
+                at = late(step, len(rate)) if late else min(step, len(rate) - 1)
+                rate = pick(rate, at) if pick else rate[at]
+                moved[n] = (p.detach() if cut else p) - sign * (rate.detach() if detach_rate else rate) * s
+            parameters = moved
+        if in_place:
+            for n, p in start.items():
+                p.data.copy_(parameters[n])
+        return parameters
+
+    return answer
+
+
+LEARNED_RATES = {
+    "Every step used the first rate": learned(lambda r, k: r[0]),
+    "matched by position": learned(by_place=True),
+    "was made positive": learned(lambda r, k: r[k].abs()),
+    "cut off at zero": learned(lambda r, k: r[k].clamp(min=0)),
+    "mean of the rates": learned(lambda r, k: r.mean()),
+    "used from last to first": learned(lambda r, k: r[len(r) - 1 - k]),
+    "began again with the first": learned(late=lambda k, trained: k % trained),
+    "Nothing moved after step 3": learned(lambda r, k: r[k] if k >= 0 else 0 * r[0],
+                                          late=lambda k, trained: k if k < trained else -1),
+    "raised IndexError in line": learned(late=lambda k, trained: k),
+    "never be learned: use the tensors": learned(detach_rate=True),
+    "start's is first order|is off: expected": learned(graph=False),
+    "uphill": learned(sign=-1),
+    "updated the parameters in place": learned(in_place=True),
+}  # fmt: skip
+
+
+def norm(dims=(0, 2, 3), correction=0, epsilon=1e-5, row=None, lay=True, bias_too=True, detach=False, divide=True):
+    def answer(x, gain, bias, step):
+        at = min(step, len(gain) - 1) if row is None else row(step, len(gain))
+        g, b = gain[at], bias[at]
+        if detach:
+            g, b = g.detach(), b.detach()
+        g, b = (g[:, None, None], b[:, None, None]) if lay else (g, b)
+        y = x - x.mean(dims, keepdim=True) if dims else x
+        y = y / torch.sqrt(x.var(dims, correction=correction, keepdim=True) + epsilon) if divide and dims else y
+        return g * y + b if bias_too else g * y
+
+    return answer
+
+
+STEP_NORM = {
+    "laid along the width": norm(lay=False),
+    "layer normalisation": norm((1, 2, 3)),
+    "instance normalisation": norm((2, 3)),
+    "over the examples alone": norm((0,)),
+    "divided by n - 1": norm(correction=1),
+    "Epsilon is missing": norm(epsilon=0.0),
+    "used gain and bias of step 0": norm(row=lambda step, trained: 0),
+    "Gain and bias were not used": lambda x, g, b, s: nn.functional.batch_norm(x, None, None, training=True),
+    "bias was not added": norm(bias_too=False),
+    "not divided by the standard deviation": norm(divide=False),
+    "Nothing was normalised": norm(dims=None),
+    "No gradient comes back to the gain": norm(detach=True),
+    "expected shape": lambda x, g, b, s: x.flatten(1),
+}
+
+# --- 09 ---
+
+
+def waves(part, seed, *, share=False, overlap=False, random=False, same=False, targets=1, batches=None):
+    generator = torch.Generator().manual_seed(time.perf_counter_ns() if random else seed + 7 * (part == "test"))
+    count = 0
+    while batches is None or count < batches:
+        if same or share and count == 0:
+            generator.manual_seed(3)
+        count += 1
+        phase = torch.rand(2, 1, 1, generator=generator)
+        x = torch.rand(2, 8, 1, generator=generator)
+        y = torch.sin(x + phase).expand(2, 8, targets)
+        yield TaskBatch(x[:, :4], y[:, :4], x[:, 3 if overlap else 4 :], y[:, 3 if overlap else 4 :])
+
+
+def own_model(seed, *layers):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(1, 4), *layers, nn.Tanh(), nn.Linear(4, 1))
+
+
+def with_waves(**how):
+    return own_model, lambda part, seed: waves(part, seed, **how)
+
+
+def labelled(part, seed):
+    for batch in waves(part, seed):
+        yield TaskBatch(batch[0], torch.arange(4).repeat(2, 1), batch[2], torch.arange(4).repeat(2, 1))
+
+
+PROBLEM = {
+    "keeps running batch statistics": (lambda seed: own_model(seed, nn.BatchNorm1d(4)), waves),
+    "must return an nn.Module": (lambda seed: "a network", waves),
+    "has no parameters": (lambda seed: nn.Tanh(), waves),
+    "other weights for the same seed": (lambda seed: own_model(time.perf_counter_ns()), waves),
+    "other tasks for the same seed": with_waves(random=True),
+    "is the same: there must be new tasks": with_waves(same=True),
+    "is also one of": with_waves(share=True),
+    "in both support and query": with_waves(overlap=True),
+    "or the loss broadcasts": with_waves(targets=3),
+    "but labels go up to 3": (own_model, labelled),
+    "and ended": with_waves(batches=2),
+    "both the course's own": (lambda seed: (torch.manual_seed(seed), MLP())[1], lambda part, seed: SinusoidTasks(
+        seed=2 * seed + (part == "test"))),
+    "is not sound": (own_model, lambda part, seed: iter([torch.zeros(3)] * 5)),
+    "build_tasks raised KeyError": (own_model, lambda part, seed: {}[part]),
+}  # fmt: skip
+
+LOW, HIGH = [0.5 + 0.001 * i for i in range(60)], [0.7 + 0.001 * (i % 7) for i in range(60)]
+MEASURED = {"maml": {"scores": HIGH, "seconds": 3.0}, "fomaml": {"scores": LOW, "seconds": 2.0}}
+
+
+def measured(**changes):
+    return {name: {**found, **changes.get(name, {})} for name, found in MEASURED.items()}
+
+
+EVIDENCE = {
+    "at least two algorithms": ({"maml": MEASURED["maml"]}, "maml", "better"),
+    'with "scores" and "seconds"': ({"maml": 0.9, "fomaml": 0.8}, "maml", "better"),
+    "at least 50 test tasks": (measured(maml={"scores": HIGH[:10]}), "maml", "better"),
+    "are not paired": (measured(maml={"scores": HIGH + [1.0]}), "maml", "better"),
+    "was one model measured twice": (measured(maml={"scores": LOW}), "maml", "not clear"),
+    "are equal": (measured(maml={"scores": [0.9] * 60}), "maml", "better"),
+    "is not finite": (measured(maml={"scores": [math.nan, *HIGH[1:]]}), "maml", "better"),
+    "measure it": (measured(maml={"seconds": 0}), "maml", "better"),
+    "was not measured": (MEASURED, "reptile", "better"),
+    "must be one of": (MEASURED, "maml", "good"),
+    "does not agree with the evidence": (MEASURED, "maml", "not clear"),
+    "speaks against your choice": (measured(fomaml={"seconds": 9.0}), "fomaml", "worse"),
+}
+
+MISTAKES = {
+    "split": SPLIT, "episode": EPISODE, "by_hand": BY_HAND, "by_autograd": BY_AUTOGRAD, "inner_step": INNER_STEP,
+    "inner_loop": INNER_LOOP, "outer_loop": OUTER_LOOP, "every_task_counts": EVERY_TASK_COUNTS,
+    "first_order": FIRST_ORDER, "builds_a_graph": BUILDS_A_GRAPH, "paired_interval": PAIRED_INTERVAL, "costs": COSTS,
+    "verdict": VERDICT, "loss_weights": LOSS_WEIGHTS, "multi_step_loss": MULTI_STEP_LOSS,
+    "learned_rates": LEARNED_RATES, "step_norm": STEP_NORM, "problem": PROBLEM, "evidence": EVIDENCE,
+}  # fmt: skip
+RIGHT = {
+    "split": right_split, "episode": right_episode, "by_autograd": autograd(), "inner_step": one_step(),
+    "by_hand": lambda t, H, a, G, b, r: (eye(t) - r * H) @ (G @ (stepped(t, H, a, r) - b)), "inner_loop": inner(),
+    "outer_loop": outer(), "every_task_counts": replacing(range), "first_order": first_order(),
+    "builds_a_graph": lambda *a: any(s.requires_grad for s in a[0](*a[1:])[1].values()),
+    "paired_interval": interval(good_half), "costs": ratios(), "verdict": right_verdict, "loss_weights": weights,
+    "multi_step_loss": multi_step(), "learned_rates": learned(), "step_norm": norm(), "problem": with_waves(),
+    "evidence": (MEASURED, "maml", "better"),
+}  # fmt: skip
+
+
+def answers(answer):
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+@pytest.mark.parametrize(
+    "name, words", [(name, words) for name, mistakes in MISTAKES.items() for words in mistakes], ids=str
+)
+def test_every_catalogued_mistake_gets_its_own_sentence(name, words):
+    for _ in range(4):  # the inputs are drawn anew each time
+        message = complaint(getattr(checks, name), *answers(MISTAKES[name][words]))
+        assert any(part in message for part in words.split("|")), message
+    assert not progress.load()
+
+
+def test_each_check_has_at_least_four_mistakes_and_none_is_missing():
+    public = {name for name in checks.__all__ if name != "CheckFailed"}
+    assert MISTAKES.keys() == RIGHT.keys() == public
+    assert public == {check for exercise in progress.EXERCISES for check in exercise.checks}
+    assert all(len(mistakes) >= 4 for mistakes in MISTAKES.values())
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass_on_every_draw(name, capsys):
+    state = torch.get_rng_state()
+    for _ in range(12):
+        getattr(checks, name)(*answers(RIGHT[name]))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12 and all(line.startswith(f"Passed: {name} (") for line in lines)
+    assert list(progress.load()) == [name]
+    if name not in {"problem", "every_task_counts"}:  # whose students draw from the global state themselves
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_ways_of_being_right_pass():
+    def with_functions(loss, parameters, alpha):
+        slopes = grad(loss)({name: p.detach() for name, p in parameters.items()})
+        return {name: p - alpha * slopes[name] for name, p in parameters.items()}
+
+    checks.first_order(with_functions)
+    checks.inner_step(lambda p, x, y, alpha: {
+        n: q - alpha * grad(lambda p: mse_loss(functional_call(NETWORK, p, (x,)), y))(p)[n] for n, q in p.items()
+    })  # fmt: skip
+    checks.loss_weights(lambda *case: torch.tensor(weights(*case)))
+    checks.split(lambda a, t: tuple(map(tuple, right_split(a, t))))
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if name != "evidence"])
+def test_stub_exception_and_endless_loop_end_in_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(judge, "SECONDS", 0.2)
+    parts = 2 if name == "problem" else 1
+
+    def stub(*arguments):
+        raise NotImplementedError()
+
+    def broken(*arguments):
+        return {}["no such key"]
+
+    def endless(*arguments):
+        while True:
+            try:
+                time.sleep(0.01)
+            except:  # noqa: E722 - as students write it
+                pass
+
+    def leaves(*arguments):
+        raise SystemExit
+
+    def told(answer):
+        return complaint(getattr(checks, name), *[answer] * parts)
+
+    assert "is still empty" in told(stub)
+    assert re.search(r"raised KeyError in line \d+, `return \{\}\[.no such key.\]`", told(broken))
+    assert "raised SystemExit" in told(leaves)
+    assert "A function was expected here" in complaint(getattr(checks, name), *[3] * parts)
+    if name in ("episode", "problem"):
+        assert "did not answer in time" in told(endless)
+
+
+def test_endless_loop_is_stopped_outside_the_main_thread_too(monkeypatch):
+    monkeypatch.setattr(judge, "SECONDS", 0.1)
+    told, stop = [], threading.Event()
+
+    def endless(*arguments):
+        stop.wait(20)
+
+    thread = threading.Thread(target=lambda: told.append(complaint(checks.verdict, endless)))
+    thread.start()
+    thread.join(10)
+    stop.set()
+    assert "did not answer in time" in told[0] and "restart the kernel" in told[0]
+
+
+def test_exceptions_and_results_come_through_the_thread():
+    outcome = []
+
+    def work():
+        checks.verdict(right_verdict)
+        outcome.append(complaint(checks.verdict, lambda d, h: 1 / 0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(30)
+    assert "raised ZeroDivisionError" in outcome[0]
+
+
+# --- Progress ---
+
+
+def test_progress_counts_parts_and_exercises(capsys):
+    checks.split(right_split)
+    assert capsys.readouterr().out == "Passed: split (1 of 2 parts of exercise 01, 0 of 9 in all).\n"
+    checks.episode(right_episode)
+    assert capsys.readouterr().out == "Passed: episode (exercise 01 is done, 1 of 9 in all).\n"
+    kept = json.loads(progress.location().read_text())
+    assert kept["format"] == 1 and list(kept["passed"]) == ["split", "episode"]
+    heading, first, *_ = progress.rows()
+    assert first[:4] == ["01 Sample an episode", "easy", "25", "2 of 2"] and first[4].startswith("20")
+
+
+@pytest.mark.parametrize("damage", [
+    "", "{", "[]", '{"format": 1}', '{"format": 9, "passed": {}}', '{"format": 1, "passed": {"split": 3}}',
+    '{"format": 1, "passed": []}',
+])  # fmt: skip
+def test_a_damaged_file_is_said_and_kept(damage, capsys):
+    path = progress.location()
+    for number in (1, 2):
+        path.write_text(damage)
+        checks.split(right_split)
+        said = capsys.readouterr().out
+        assert "is damaged; it is kept as progress-damaged-" in said and said.count("\n") == 2
+        assert path.with_name(f"progress-damaged-{number}.json").read_text() == damage
+        assert list(progress.load()) == ["split"]
+
+
+def test_progress_that_cannot_be_written_is_said_and_fails_nothing(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MAMLCOURSE_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    checks.split(right_split)
+    assert "cannot be" in capsys.readouterr().out
+
+
+def test_progress_can_be_off_and_lies_in_the_users_data_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MAMLCOURSE_PROGRESS", "off")
+    checks.split(right_split)
+    assert capsys.readouterr().out == "Passed: split.\n" and progress.location() is None
+    monkeypatch.delenv("MAMLCOURSE_PROGRESS")
+    assert progress.location() is None  # under pytest
+    for variable in progress.UNDER_TEST:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert progress.location() == tmp_path / "data" / "mamlcourse" / "progress.json"
+
+
+def test_the_command_shows_progress(monkeypatch, capsys):
+    checks.verdict(right_verdict)
+    monkeypatch.setattr("sys.argv", ["mamlcourse", "progress"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    assert "06 A fair comparison" in out and "1 of 3" in out and "0 of 9 exercises done" in out
+    assert "Next: exercises/01_sample_an_episode.ipynb" in out

@@ -1,0 +1,180 @@
+"""The exercises: made from the solutions, equal to the committed ones; stubs fail, solutions pass."""
+
+import ast
+import json
+import re
+import runpy
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from mamlcourse import checks
+from mamlcourse.progress import EXERCISES
+
+ROOT = Path(__file__).parent.parent
+MAKE = runpy.run_path(str(ROOT / "solutions" / "make_exercises.py"))
+NAMES = [exercise.name for exercise in EXERCISES]
+POINTS = {"01": 5, "02": 5, "03": 5, "04": 5, "05": 5, "06": 5, "07": 5, "08": 5, "09": 16}
+
+
+def read(folder, name):
+    return nbformat.read(ROOT / folder / f"{name}.ipynb", as_version=4)
+
+
+def kind(cell):
+    """"answer", "test", "locked", "essay" or "" by nbgrader's metadata."""
+    found = cell.metadata.get("nbgrader")
+    if found is None:
+        return ""
+    if found["grade"] and found["solution"]:
+        return "essay"
+    return "answer" if found["solution"] else "test" if found["grade"] else "locked"
+
+
+def cells(notebook, *kinds):
+    return [cell for cell in notebook.cells if kind(cell) in kinds]
+
+
+def text(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def run(source, world):
+    exec(compile(re.sub(r"^%.*$", "", source, flags=re.MULTILINE), "<cell>", "exec"), world)
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    monkeypatch.setenv("MAMLCOURSE_PROGRESS", "off")
+    yield
+    torch.set_default_dtype(torch.float32)  # exercise 02 works in double precision
+
+
+def test_there_is_a_solution_and_an_exercise_for_each_entry_and_no_other():
+    for folder in ("solutions", "exercises"):
+        assert sorted(path.stem for path in (ROOT / folder).glob("*.ipynb")) == NAMES
+    assert len(NAMES) >= 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_exercise_is_what_make_exercises_makes(name):
+    pytest.importorskip("nbgrader", reason="the extra [classroom] is not installed; `make exercises` installs it")
+    made = MAKE["exercise"](read("solutions", name), name)
+    committed = (ROOT / "exercises" / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert json.loads(nbformat.writes(made)) == json.loads(committed), "run: make exercises"
+
+
+def test_making_exercises_twice_from_a_changed_solution_follows_the_change():
+    pytest.importorskip("nbgrader", reason="the extra [classroom] is not installed; `make exercises` installs it")
+    solution = read("solutions", NAMES[0])
+    before = MAKE["exercise"](solution, NAMES[0])
+    cells(solution, "test")[0].source += "\nassert True"
+    assert MAKE["exercise"](solution, NAMES[0]) != before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exercise_gives_nothing_away_and_is_locked_where_it_must_be(name):
+    solution, exercise = read("solutions", name), read("exercises", name)
+    whole = "\n".join(cell.source for cell in exercise.cells)
+    assert "SOLUTION" not in whole and "HIDDEN" not in whole
+    for answer in cells(solution, "answer"):
+        body = re.search(r"### BEGIN SOLUTION\n(.+?)### END SOLUTION", answer.source, re.DOTALL)[1]
+        assert body not in whole
+    assert all("### BEGIN HIDDEN TESTS" in test.source for test in cells(solution, "test"))
+    assert all("raise NotImplementedError()" in cell.source for cell in cells(exercise, "answer"))
+    assert all(cell.metadata.editable is False for cell in cells(exercise, "test", "locked"))
+    assert all(cell.metadata.get("editable", True) for cell in cells(exercise, "answer", "essay"))
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in exercise.cells)
+    if cells(exercise, "essay"):
+        assert cells(exercise, "essay")[0].source == "YOUR ANSWER HERE"
+
+
+@pytest.mark.parametrize("entry", EXERCISES, ids=lambda entry: entry.name)
+def test_exercise_says_what_to_do_how_hard_and_how_long_and_helps(entry):
+    exercise = read("exercises", entry.name)
+    first = exercise.cells[0].source
+    assert first.startswith(f"# Exercise {entry.name[:2]}: ") and re.search(r"^\*\*[^*]+\?\*\*$", first, re.MULTILINE)
+    minutes = re.search(r"^(\w[^.]*)\. About (\d+) minutes\. ", first, re.MULTILINE)
+    assert minutes[1].lower() == entry.difficulty and int(minutes[2]) == entry.minutes and 15 <= entry.minutes <= 40
+    assert re.search(r"\(\.\./notebooks/\d\d_\w+\.ipynb\)", first)
+    whole = text(exercise)
+    for link in re.findall(r"\]\(([^):]+)\)", whole):
+        assert (ROOT / "exercises" / link).resolve().exists(), link
+    assert f"](../solutions/{entry.name}.ipynb)" in exercise.cells[-1].source
+    used = re.findall(r"\bchecks\.(\w+)\(", "\n".join(cell.source for cell in cells(exercise, "test")))
+    assert tuple(used) == entry.checks
+    assert whole.count("## Part ") == len(cells(exercise, "test", "essay"))
+    for place, cell in enumerate(exercise.cells):
+        if kind(cell) == "test":
+            hints = re.findall(r"<details><summary>Hint (\d)</summary>\n\n.+?\n\n</details>",
+                               exercise.cells[place + 1].source, re.DOTALL)  # fmt: skip
+            assert 1 <= len(hints) <= 3 and hints == [str(n + 1) for n in range(len(hints))]
+        if kind(cell) == "answer" and not cell.source.startswith("# YOUR CODE"):
+            assert all(ast.get_docstring(f) for f in ast.walk(ast.parse(cell.source)) if isinstance(f, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_expected_picture_stands_in_the_exercise_with_words(name):
+    attached = [cell for cell in read("exercises", name).cells if cell.get("attachments")]
+    assert len(attached) == 1
+    assert re.search(r"\*Expected picture.{60,}\*", attached[0].source, re.DOTALL)
+    assert re.search(r"!\[[^\]\n]{60,}\]\(attachment:expected\.png\)", attached[0].source)
+    assert len(attached[0].attachments["expected.png"]["image/png"]) > 5_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_points_add_up_and_grade_ids_are_unique(name):
+    solution = read("solutions", name)
+    graded = [cell.metadata.nbgrader for cell in solution.cells if kind(cell)]
+    assert sum(found.get("points", 0) for found in graded) == POINTS[name[:2]]
+    assert len({found.grade_id for found in graded}) == len(graded)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solution_was_run_and_shows_no_warning_and_no_machine(name):
+    solution = read("solutions", name)
+    code = [cell for cell in solution.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "make exercises with --run"
+    runner = runpy.run_path(str(ROOT / "benchmarks" / "run_notebooks.py"))
+    assert runner["output_complaints"](solution) == []
+    assert not any(runner["PATH"].search(cell.source) for cell in solution.cells)
+    lines = [line for cell in code for line in cell.source.splitlines()]
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_stub_fails_every_check(name):
+    exercise, world = read("exercises", name), {"__name__": "__main__"}
+    run(cells(exercise, "locked")[0].source, world)
+    for cell in exercise.cells:
+        if kind(cell) == "answer":
+            try:
+                run(cell.source, world)
+            except NotImplementedError:  # a stub without a function around it
+                continue
+        if kind(cell) == "":
+            continue
+        if kind(cell) == "test":
+            with pytest.raises((checks.CheckFailed, NameError)) as failure:
+                run(cell.source, world)
+            told = str(failure.value)
+            assert "is still empty" in told or "name 'measured' is not defined" in told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solution_passes_hidden_tests_and_all_on_other_inputs(name):
+    solution, world = read("solutions", name), {"__name__": "__main__"}
+    plain = [cell for cell in cells(solution, "") if cell.cell_type == "code"]
+    helpers = [cell for cell in plain if re.match(r"def (version|meta_gradient_with_bug)", cell.source)]
+    for cell in cells(solution, "locked") + helpers + cells(solution, "answer"):
+        run(cell.source, world)
+    for _ in range(4):
+        for cell in cells(solution, "test"):
+            run(cell.source, world)
+
+
+def test_no_exercise_mentions_what_only_a_teacher_needs():
+    for name in NAMES:
+        assert "nbgrader" not in text(read("exercises", name))
