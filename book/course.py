@@ -18,7 +18,7 @@ def alternative_text(above):
 
 
 def as_sphinx_takes_it(app, name, source):
-    """Attached pictures go into the text, and what the text above a code cell says of the figure becomes the alternative
+    """Attached pictures go into the text; what the text above a code cell says of the figure becomes the alternative
     text of the picture that the cell shows."""
     if name.startswith("book/"):
         return

@@ -47,6 +47,7 @@ from .trajectory_figures import (
     sinusoid_drawing,
 )
 
+ALL_SCRIPTS = "all scripts"
 RATES = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
 
 
@@ -111,7 +112,7 @@ class Setting(NamedTuple):
     seed: int
     ways: int
     shots: int
-    script: str | None
+    script: str
     inner_steps: int
     inner_rate: float
 
@@ -168,8 +169,7 @@ class TrajectoryExplorer(_Explorer):
         self.ways = slider(ways, 2, ways, description="Ways", continuous_update=False)
         self.shots = slider(shots, 1, 5, description="Shots", continuous_update=False)
         scripts = sorted(s for s in set(self.characters.alphabets) if self.characters.alphabets.count(s) >= ways)
-        options = [("all scripts", None), *((script, script) for script in scripts)]
-        self.script = widgets.Dropdown(options=options, description="Script")
+        self.script = widgets.Dropdown(options=[ALL_SCRIPTS, *scripts], description="Script")
         self.inner_steps = slider(steps, 1, max(10, steps), description="Inner steps", continuous_update=False)
         self.inner_rate = widgets.SelectionSlider(
             options=RATES, value=1.0, description="Inner rate", continuous_update=False, layout={"width": "290px"}
@@ -219,7 +219,8 @@ class TrajectoryExplorer(_Explorer):
         return [name for name, box in self.algorithms.items() if box.value]
 
     def _tasks(self, setting):
-        return few_shot_tasks(self.characters, setting.ways, setting.shots, setting.seed, setting.script)
+        script = None if setting.script == ALL_SCRIPTS else setting.script
+        return few_shot_tasks(self.characters, setting.ways, setting.shots, setting.seed, script)
 
     def _run(self, name, setting, batch):
         """What one learner does with the task: (trajectory, slice)."""
@@ -406,7 +407,7 @@ class TrainingMonitor(_Explorer):
     """Live curves of a training run, and a button that stops it and keeps what was learned.
 
     `monitor.train(maml, tasks, iterations, ...)` shows itself, trains as `mamlcourse.train` does, and returns its
-    history. Pictures are drawn only as often as 2% of the time allows.
+    history. Pictures are drawn only as often as 1.5% of the time allows.
 
     The button needs a front end that delivers clicks while a cell runs (JupyterLab 4.4 and later with ipykernel 7);
     elsewhere the front end's own "interrupt" does the same.
@@ -417,7 +418,7 @@ class TrainingMonitor(_Explorer):
         drawing_seconds: time spent on drawing while training.
     """
 
-    SHARE = 0.02
+    SHARE = 0.015
 
     def __init__(self):
         super().__init__()
@@ -435,6 +436,7 @@ class TrainingMonitor(_Explorer):
             InputError: as `mamlcourse.train`.
         """
         self._stopped.clear()
+        self.stop.disabled = False
         self.history, self.rates, self.drawing_seconds = History(), [], 0.0
         tensors = [name for name in maml.adapted_names if name.endswith("weight")]
         tensors = [] if maml.settings.learned_rates == "none" else tensors
@@ -442,6 +444,9 @@ class TrainingMonitor(_Explorer):
         words = f"{TITLES.get(maml.settings.name, maml.settings.name)} begins to train"
         self._draw(maml, self.history, words)  # with the axes, which later pictures keep
         display(self)
+        # A click comes while this cell keeps the kernel's main thread. ipykernel 7.4 notes which thread made a button
+        # and delivers there, after the cell; without its note the click goes to the thread the front end asks for.
+        getattr(self.stop.comm, "__dict__", {}).pop("_reply_subshell_id", None)
         began = time.perf_counter()
         self._draw(maml, self.history, words)
         cost = time.perf_counter() - began  # of the next picture, if it takes as long as the last

@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "mamlcourse"
-c.ExecutePreprocessor.timeout = 300
+c.ExecutePreprocessor.timeout = 120  # seconds for a cell; one that never ends is interrupted then
 '''
 
 

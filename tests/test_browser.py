@@ -302,6 +302,7 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     box = lab.widget.get_by_label("FOMAML", exact=True)
     there_and_back("11-without-fomaml", lambda: box.click(), lambda: box.click(), ["MAML"])
     assert lab.words() == said
+    assert lab.field("Script").input_value() == "all scripts"
 
     # Buttons: a jump to a failure, and play.
     lab.widget.get_by_role("button", name="Worst task").click()

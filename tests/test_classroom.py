@@ -44,12 +44,12 @@ def half_done(notebook, name):
 
 
 def wrong(notebook, name):
-    """Answers that run and are wrong: support drawings in the query set, MAML for FOMAML, and a loop without end."""
+    """Answers that run and are wrong: support drawings in the query set, MAML for FOMAML, and one answer to all."""
     correct(notebook, name)
     for cell in notebook.cells:
         cell.source = cell.source.replace("order[: shots + queries]", "order[:shots].repeat(shots + queries)")
         cell.source = cell.source.replace("parameters.values()))\n", "parameters.values()), create_graph=True)\n")
-        cell.source = cell.source.replace("return any(", "while True:\n        pass\n    return any(")
+        cell.source = cell.source.replace("return any(", "return True or any(")
         cell.source = cell.source.replace("    return train, test", "    return test, train")
 
 
@@ -62,7 +62,7 @@ def cheating(notebook, name):
             cell.source += "\nfrom unittest.mock import Mock\nchecks = Mock()"
 
 
-STUDENTS = {"ada": (correct, NAMES), "bea": (half_done, SHORT), "cem": (wrong, SHORT), "dan": (cheating, SHORT)}
+STUDENTS = {"ada": (correct, NAMES), "bea": (half_done, SHORT), "cem": (wrong, SHORT), "dan": (cheating, SHORT[:1])}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def course(tmp_path_factory):
     make["main"](["--course", str(folder)])
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "mamlcourse"
-    config.ExecutePreprocessor.timeout = 300
+    config.ExecutePreprocessor.timeout = 120
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MAMLCOURSE_PROGRESS", "off")
@@ -134,9 +134,9 @@ def test_a_wrong_submission_gets_nothing_and_is_told_why(course):
     told = (folder / "feedback" / "cem" / SHORT[0] / f"{SHORT[0]}.html").read_text(encoding="utf-8")
     assert "Support drawings appear in the query set" in told and "The two parts are exchanged" in told
     graded = (folder / "autograded" / "cem" / SHORT[1] / f"{SHORT[1]}.ipynb").read_text(encoding="utf-8")
-    assert "did not answer in time" in graded and "with create_graph=True" in graded
+    assert "True of every version" in graded and "This is still MAML" in graded
 
 
 def test_editing_the_tests_gains_nothing(course):
     _, scores, _ = course
-    assert [scores["dan", name] for name in SHORT] == [0, 0]
+    assert scores["dan", SHORT[0]] == 0
