@@ -8,7 +8,7 @@ compare: .venv/ready
 	$(BIN)/mamlcourse compare
 
 test: .venv/classroom
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --nbval-lax --nbval-cell-timeout 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --nbval-lax --nbval-cell-timeout 600
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
