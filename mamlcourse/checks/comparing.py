@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import itertools
 import statistics
 
 from .judge import CheckFailed, call, check, compare, fresh, same_parts, uniform, whole
@@ -87,7 +88,9 @@ def _rounds(generator, rounds):
         others[1] /= 8  # and in another a clock was read too early
         peaks, other_peaks = ([whole(generator, low, 2 * low) for _ in range(rounds)] for low in (2_000_000, 900_000))
         measured = seconds.tolist(), others.tolist(), peaks, other_peaks
-        if all(abs(wrong / right - 1) > 0.01 for right, mistakes in _cost_ratios(*measured) for wrong, _ in mistakes):
+        # Every mistake must be told from the right answer and from the other mistakes.
+        answers = [[right, *(wrong for wrong, _ in mistakes)] for right, mistakes in _cost_ratios(*measured)]
+        if all(abs(a / b - 1) > 0.01 for values in answers for a, b in itertools.combinations(values, 2)):
             return measured
 
 
