@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import itertools
+import math
 import statistics
 
 from .judge import CheckFailed, call, check, compare, fresh, same_parts, uniform, whole
