@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test lab notebooks exercises assignment book glyphs clean
+.PHONY: compare test lab notebooks exercises assignment book glyphs gpu-results clean
 
 compare: .venv/ready
 	$(BIN)/mamlcourse compare
@@ -29,6 +29,17 @@ assignment: .venv/classroom
 # The course as a web site, from the outputs that the notebooks hold: build/book/index.html.
 book: .venv/book
 	$(BIN)/sphinx-build -q -b html -c book . build/book
+
+# Everything that only a CUDA GPU can measure, into results/. Needs no .venv, only a Python with the package's
+# dependencies; Omniglot's runs go on where they were when the command is given again.
+gpu-results: export PYTHONPATH := .
+gpu-results:
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) benchmarks/training_step.py --device cuda
+	$(PYTHON) benchmarks/peers.py --device cuda
+	$(PYTHON) benchmarks/scaling.py --device cuda --json results/scaling-gpu.json --figure results/scaling-gpu.png
+	$(PYTHON) -m mamlcourse reproduce 5w1s --device cuda --max-minutes 10
+	$(PYTHON) -m mamlcourse results
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .errors import check_choice
+from .kernels import for_loop, for_vmap
 
 BACKENDS = ("auto", "loop", "threads", "vmap")
 
@@ -45,17 +46,24 @@ class Calculus(NamedTuple):
     Attributes:
         inner: (loss of parameters, parameters, order) -> gradients; constants if order is 1.
         update: (parameters, rates, gradients) -> parameters - rates x gradients; rates are tensors by name or a number.
-        outer: (loss and outputs of meta-parameters, meta-parameters) -> (loss, outputs, gradients), used once.
+        vjp: (function, dictionaries of tensors) -> (result, extra, pull), where the function of the dictionaries
+            returns (result, extra), and `pull` turns slopes along the result, once, into one dictionary of slopes for
+            each argument. The result is one tensor or a dictionary.
     """
 
     inner: Callable
     update: Callable
-    outer: Callable
+    vjp: Callable
+
+    def gradients(self, loss, meta):
+        """(loss, extra, {name: gradient}) of a function from meta-parameters to (loss, extra)."""
+        value, extra, pull = self.vjp(loss, meta)
+        return value, extra, pull(torch.ones_like(value))[0]
 
 
 def _autograd_inner(loss, parameters, order):
     if order == 1:
-        parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        parameters = _cut_off(parameters)
     slopes = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=order == 2)
     return dict(zip(parameters, slopes))
 
@@ -70,11 +78,27 @@ def _autograd_update(parameters, rates, slopes):
     return dict(zip(parameters, moved))
 
 
-def _autograd_outer(task_loss, meta):
-    meta = {name: p.detach().requires_grad_() for name, p in meta.items()}
-    loss, outputs = task_loss(meta)
-    slopes = torch.autograd.grad(loss, list(meta.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach(), outputs.detach(), dict(zip(meta, slopes))
+def _autograd_vjp(function, *arguments):
+    arguments = [_cut_off(argument) for argument in arguments]
+    result, extra = function(*arguments)
+
+    def pull(slopes):
+        results, slopes = (list(x.values()) if isinstance(x, dict) else [x] for x in (result, slopes))
+        inputs = [p for argument in arguments for p in argument.values()]
+        found = iter(torch.autograd.grad(results, inputs, slopes, allow_unused=True, materialize_grads=True))
+        return tuple({name: next(found) for name in argument} for argument in arguments)
+
+    return _detached(result), _detached(extra), pull
+
+
+def _cut_off(parameters):
+    return {name: p.detach().requires_grad_() for name, p in parameters.items()}
+
+
+def _detached(result):
+    if isinstance(result, dict):
+        return {name: value.detach() for name, value in result.items()}
+    return result.detach() if isinstance(result, torch.Tensor) else result
 
 
 def _functional_inner(loss, parameters, order):
@@ -92,51 +116,47 @@ def _functional_update(parameters, rates, slopes):
     return {name: p - rates[name] * slopes[name] for name, p in parameters.items()}
 
 
-def _functional_outer(task_loss, meta):
-    loss, pull, outputs = vjp(task_loss, meta, has_aux=True)
-    return loss, outputs, pull(torch.ones_like(loss))[0]
+def _functional_vjp(function, *arguments):
+    result, pull, extra = torch.func.vjp(function, *arguments, has_aux=True)
+    # Unlike `torch.func.grad`, this keeps no graph of the pull itself.
+    return result, extra, functools.partial(pull, retain_graph=False, create_graph=False)
 
 
-def vjp(function, *arguments, has_aux=False):
-    """`torch.func.vjp` with a pull-back to use once: unlike `torch.func.grad`, it keeps no graph of itself."""
-    result, pull, *aux = torch.func.vjp(function, *arguments, has_aux=has_aux)
-    return result, functools.partial(pull, retain_graph=False, create_graph=False), *aux
+AUTOGRAD = Calculus(_autograd_inner, _autograd_update, _autograd_vjp)  # ordinary tensors
+FUNCTIONAL = Calculus(_functional_inner, _functional_update, _functional_vjp)  # within vmap and its kind
 
 
-AUTOGRAD = Calculus(_autograd_inner, _autograd_update, _autograd_outer)  # ordinary tensors
-FUNCTIONAL = Calculus(
-    _functional_inner, _functional_update, _functional_outer
-)  # under vmap and other function transforms
-
-
-def recomputed_gradients(step, loss, meta, start, weights):
+def recomputed_gradients(step, loss, meta, start, weights, order, calculus):
     """The gradients of Σ_k w_k loss(θ'_k), with each inner step recomputed when its turn comes in the backward pass.
 
     Walking back from the last step, v = ∂loss/∂θ'_k is multiplied by the transposed Jacobian of one step, I - αH,
     whose graph is the only one alive: memory for one step, whatever their number.
 
     Args:
-        step: (meta, adapted, number) -> adapted after that step.
+        step: (meta, adapted, number, order) -> adapted after that step.
         loss: (meta, adapted, steps taken) -> (loss, outputs).
         meta, start: the meta-parameters, and θ'_0 among them.
         weights: w_0 to w_K.
+        order: of the derivatives.
+        calculus: how to differentiate.
     """
-    path = [{name: p.detach() for name, p in start.items()}]
+    path = [_detached(start)]
     for number in range(len(weights) - 1):
-        path.append({name: p.detach() for name, p in step(meta, path[-1], number).items()})
+        path.append(_detached(step(meta, path[-1], number, 1)))  # the way there is the same for either order
     total, outputs = 0.0, None
     gradients = {name: torch.zeros_like(p) for name, p in meta.items()}
     pulled = {name: torch.zeros_like(p) for name, p in start.items()}  # v
     for steps_taken in reversed(range(len(weights))):
         if weights[steps_taken]:
             graded = functools.partial(loss, steps_taken=steps_taken)
-            value, pull, seen = vjp(graded, meta, path[steps_taken], has_aux=True)
+            value, seen, pull = calculus.vjp(graded, meta, path[steps_taken])
             outputs = seen if outputs is None else outputs
             total = total + weights[steps_taken] * value
             to_meta, to_adapted = pull(torch.full_like(value, weights[steps_taken]))
             gradients, pulled = _sum(gradients, to_meta), _sum(pulled, to_adapted)
         if steps_taken > 0:
-            _, pull = vjp(functools.partial(step, number=steps_taken - 1), meta, path[steps_taken - 1])
+            before = steps_taken - 1
+            _, _, pull = calculus.vjp(lambda *at, number=before: (step(*at, number, order), ()), meta, path[before])
             to_meta, pulled = pull(pulled)
             gradients = _sum(gradients, to_meta)
     return total, outputs, gradients | _sum({name: gradients[name] for name in pulled}, pulled)
@@ -171,14 +191,17 @@ def _vmap(one_task, module, batch):
     # Differentiating inside vmap, not through it: the other order is slightly wrong for F.batch_norm, whose
     # batching rule takes the saved mean and deviation as constants.
     function = lambda *task: one_task(module, task, FUNCTIONAL)  # noqa: E731
-    return torch.func.vmap(function, randomness="different")(*batch)
+    with for_vmap(module):
+        return torch.func.vmap(function, randomness="different")(*batch)
 
 
 def _one_by_one(one_task, module, batch, backend):
     tasks = list(zip(*batch))
     if backend == "loop" or len(tasks) == 1:
         for task in tasks:
-            yield one_task(module, task, AUTOGRAD)
+            with for_loop(module):
+                result = one_task(module, task, AUTOGRAD)
+            yield result
         return
     # functional_call swaps a module's parameters while it runs, so each thread needs a module of its own.
     workers = min(torch.get_num_threads(), len(tasks))
@@ -189,7 +212,8 @@ def _one_by_one(one_task, module, batch, backend):
     def in_thread(task):
         own = modules.get()
         try:
-            return one_task(own, task, AUTOGRAD)
+            with for_loop(own):
+                return one_task(own, task, AUTOGRAD)
         finally:
             modules.put(own)
 

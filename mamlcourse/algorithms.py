@@ -185,15 +185,15 @@ class MAML(nn.Module):
         """(loss, query outputs, {name: gradient}) of one task's meta-objective."""
         order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
         if not self.settings.checkpoint_steps:
-            return calculus.outer(lambda meta: inner.task_loss(meta, task, order, weights, calculus), meta)
+            return calculus.gradients(lambda meta: inner.task_loss(meta, task, order, weights, calculus), meta)
 
-        def step(meta, adapted, number):
-            return inner.step(meta, adapted, number, task.support_x, task.support_y, order, acceleration.FUNCTIONAL)
+        def step(meta, adapted, number, order):
+            return inner.step(meta, adapted, number, task.support_x, task.support_y, order, calculus)
 
         def loss(meta, adapted, steps_taken):
             return inner.query_loss(meta, adapted, steps_taken, task.query_x, task.query_y)
 
-        return acceleration.recomputed_gradients(step, loss, meta, inner.start(meta), weights)
+        return acceleration.recomputed_gradients(step, loss, meta, inner.start(meta), weights, order, calculus)
 
     # Whole meta-batches.
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import acceleration, comparison, figures, omniglot, papers, reproduction
+from . import acceleration, comparison, distributed, figures, omniglot, papers, reproduction
 from . import progress as exercise_progress
 from .algorithms import learner
 from .characters import load_characters
@@ -122,28 +122,36 @@ def train(
     backend: BackendOption = "auto",
 ):
     """Meta-train one algorithm and keep it in a checkpoint file."""
-    if out.exists() and not resume:
-        raise InputError(f"{out} exists: go on with --resume, or name another file with --out.")
-    chosen = choose_device(device)
-    problem = Problem(
-        dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, reduction=reduction, root=root
-    )
-    settings = recipe(algorithm, **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine))
-    config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
-    if out.exists():
-        _check_same_config(load_checkpoint(out)["config"], config, out)
-    maml = learner(problem.network(seed, chosen), settings, backend=backend)
-    history = train_learner(
-        maml, problem.tasks("train", tasks_per_batch, seed, chosen), iterations, checkpoint=out, save_every=save_every,
-        resume=resume, config=config, validation=problem.tasks("validation", 10, 0, chosen), validation_tasks=40,
-        validate_every=max(iterations // 10, 10),
-    )  # fmt: skip
+    with distributed.joined() as ranks:
+        first = ranks.rank == 0  # the files are its own; the others may be on other machines
+        if first and out.exists() and not resume:
+            raise InputError(f"{out} exists: go on with --resume, or name another file with --out.")
+        chosen = ranks.device(choose_device(device))
+        problem = Problem(
+            dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, reduction=reduction, root=root
+        )
+        changes = _given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
+        settings = recipe(algorithm, **changes)
+        config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
+        if first and out.exists():
+            _check_same_config(load_checkpoint(out)["config"], config, out)
+        maml = learner(problem.network(seed, chosen), settings, backend=backend)
+        ranks.from_first(lambda: bool(problem.parts))  # so that only one downloads and prepares the data
+        history = train_learner(
+            maml, problem.tasks("train", tasks_per_batch, seed, chosen), iterations, checkpoint=out,
+            save_every=save_every, resume=resume, config=config, validation=problem.tasks("validation", 10, 0, chosen),
+            validation_tasks=40, validate_every=max(iterations // 10, 10), ranks=ranks,
+        )  # fmt: skip
+        if first and history.finished:
+            validated = (
+                f", accuracy on validation alphabets {history.validation[-1][1]:.1%}" if history.validation else ""
+            )
+            typer.echo(f"Trained {iterations} iterations in {history.seconds:.0f} s{validated}.")
+            typer.echo(f"Checkpoint: {out}. Test it with: mamlcourse evaluate {out}")
+        elif first:
+            typer.echo(f"Go on with the same command and --resume; {out} has everything.")
     if not history.finished:
-        typer.echo(f"Go on with the same command and --resume; {out} has everything.")
         raise typer.Exit(130)
-    validated = f", accuracy on validation alphabets {history.validation[-1][1]:.1%}" if history.validation else ""
-    typer.echo(f"Trained {iterations} iterations in {history.seconds:.0f} s{validated}.")
-    typer.echo(f"Checkpoint: {out}. Test it with: mamlcourse evaluate {out}")
 
 
 @app.command()

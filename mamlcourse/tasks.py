@@ -236,9 +236,9 @@ def _task_keys(seed: int, index: int | Tensor, tasks: int, device) -> Tensor:
     """One key (T, 1) for each task of a batch."""
     if not isinstance(index, Tensor):
         check_number("A batch's index", index, at_least=0, at_most=LARGEST_SEED, whole=True)
-    key = _mix(torch.as_tensor(seed, dtype=torch.int64, device=device))
-    key = _mix(key + torch.as_tensor(index, dtype=torch.int64, device=device))
-    return _mix(key + torch.arange(tasks, device=device))[:, None]
+        index = torch.full((), index, dtype=torch.int64, device=device)
+    key = _mix(torch.full((), seed, dtype=torch.int64, device=device))  # filled there: a copy would break a CUDA graph
+    return _mix(_mix(key + index) + torch.arange(tasks, device=device))[:, None]
 
 
 def _random_ints(key: Tensor, stream: int, count: int) -> Tensor:

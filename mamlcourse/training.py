@@ -25,7 +25,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from . import capture as graphs
 from .algorithms import MAML, learner
+from .distributed import Ranks
 from .errors import InputError, check_number
 from .evaluation import evaluate
 from .inspection import normalisation_parameters
@@ -71,6 +73,8 @@ def train(
     config: dict | None = None,
     each_iteration: Callable[[History], bool | None] | None = None,
     progress: bool = True,
+    ranks: Ranks | None = None,
+    capture: bool | None = None,
 ) -> History:
     """Meta-train in place.
 
@@ -91,13 +95,21 @@ def train(
         each_iteration: called with the history after each iteration (and its validation, before it is saved); when it
             returns True, training stops there as on Ctrl-C. On a GPU the last few losses may not have been read yet.
         progress: whether to show a progress bar.
+        ranks: the processes to share the tasks with (`distributed.joined`); default none. All get the same
+            meta-parameters, those of one process within rounding if the network draws no random numbers. Only rank 0
+            validates, calls `each_iteration`, prints, and reads and writes the checkpoint. Stopping takes an iteration
+            more.
+        capture: whether to record whole steps as a CUDA graph (`capture`): default where that is possible; on a GPU
+            where it is not, the reason is printed. True insists, False takes one operation after the other.
 
     Ctrl-C ends training after the iteration under way, keeps what was learned and says how to go on; a second one
     stops at once.
 
     Raises:
         InputError: a number is not allowed, a batch does not fit, the checkpoint is unreadable, of other settings or
-            cannot be written, or the loss or a meta-parameter stops being finite (the message names the iteration).
+            cannot be written, or the loss or a meta-parameter stops being finite (the message names the iteration);
+            with several ranks, the tasks are no task family, or a batch has fewer tasks than there are ranks.
+        LostRank: another rank is gone.
     """
     numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
     numbers |= {} if validate_every is None else {"validate_every": validate_every}
@@ -107,27 +119,40 @@ def train(
     validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
     if resume and checkpoint is None:
         raise InputError("resume is True, but no checkpoint file was given to resume from.")
-    run = _Run(maml, iterations, checkpoint, config)
-    if resume and run.checkpoint.exists():
-        run.restore()
+    ranks = Ranks() if ranks is None else ranks
+    if ranks.size > 1 and not hasattr(tasks, "batch"):
+        raise InputError(
+            f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a method "
+            "batch(index): a loader that shuffles would give each process other tasks."
+        )
+    if ranks.rank > 0:
+        validation, each_iteration, progress = None, None, False
+    run = _Run(maml, iterations, checkpoint, config, ranks)
+    run.capture(tasks, capture)
+    state = ranks.from_first(lambda: load_checkpoint(run.checkpoint) if resume and run.checkpoint.exists() else None)
+    if state is not None:
+        run.restore(state)
+    ranks.same_everywhere(maml.state_dict().values())
     bar = tqdm(
         total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name, unit="batch"
     )
     with bar, _stop_on_interrupt() as interrupted:
-        for batch in itertools.islice(_batches(tasks, run.done, run.device), iterations - run.done):
-            run.step(batch, epoch=run.done * epochs // iterations)
-            _show(bar, run.history, tasks=len(batch[0]))
+        # A recorded step draws its batches itself.
+        batches = itertools.repeat(None) if run.captured_tasks else _batches(tasks, run.done, run.device)
+        for batch in itertools.islice(batches, iterations - run.done):
+            number_of_tasks = run.step(batch, epoch=run.done * epochs // iterations)
+            _show(bar, run.history, number_of_tasks)
             if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
                 measured = evaluate(maml, validation, validation_tasks, validation_steps, only_last=True)
                 run.history.validation.append((run.done, measured.score))
             stop = each_iteration is not None and each_iteration(run.history)
             if run.done % save_every == 0:
                 run.save()
-            if stop or interrupted():
+            if ranks.stop(stop or interrupted()):
                 break
     run.history.finished = run.done == iterations
     run.save()
-    if not run.history.finished:
+    if not run.history.finished and ranks.rank == 0:
         how = f"resume from {run.checkpoint}" if run.checkpoint else "name a checkpoint file to be able to resume"
         tqdm.write(f"Stopped after {run.done} of {iterations} iterations; what was learned is kept; {how}.")
     return run.history
@@ -190,32 +215,68 @@ def outer_rate(maml: MAML, iteration: int, iterations: int) -> float:
 class _Run:
     """Everything that changes while training, with the file it is kept in."""
 
-    def __init__(self, maml: MAML, iterations: int, checkpoint, config):
-        self.maml, self.iterations, self.config = maml, iterations, config or {}
+    def __init__(self, maml: MAML, iterations: int, checkpoint, config, ranks: Ranks):
+        self.maml, self.iterations, self.config, self.ranks = maml, iterations, config or {}, ranks
         self.parameters = maml.meta_parameters()
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=maml.settings.outer_lr)
         self.history, self.done, self.unread = History(), 0, []
+        self.captured_tasks = self.recorded = None  # where steps are recorded: their tasks, and the current recording
         self.checkpoint, self.saved = None if checkpoint is None else Path(checkpoint), False
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and ranks.rank == 0:
             _check_writable(self.checkpoint)
             _check_plain(self.config)
 
-    def step(self, batch, epoch: int) -> None:
-        """One iteration: meta-gradients, Adam."""
+    def capture(self, tasks, wanted: bool | None) -> None:
+        """Record steps from now on, if that is wanted and possible."""
+        several = "several processes share the tasks" if self.ranks.size > 1 else None
+        why_not = several or graphs.why_not(self.maml, tasks, self.device)
+        if wanted and why_not:
+            raise InputError(f"capture is True, but {why_not}: leave it out to train without a CUDA graph.")
+        if why_not is None and wanted is not False:
+            self.captured_tasks, self.optimizer = tasks, graphs.adam(self.maml)
+        elif self.device.type == "cuda" and wanted is None and self.ranks.rank == 0:
+            tqdm.write(f"Training without a CUDA graph: {why_not}.")
+
+    def step(self, batch, epoch: int) -> int:
+        """One iteration: meta-gradients, Adam. Returns the number of tasks."""
         began = time.perf_counter()
-        loss, accuracy, gradients = self.maml.meta_step(batch, epoch)
+        rate = outer_rate(self.maml, self.done, self.iterations)
+        if self.captured_tasks:
+            self._record(epoch)
+        if self.captured_tasks:
+            loss, accuracy = self.recorded(rate)
+            number_of_tasks = self.recorded.number_of_tasks
+            self._note(loss, accuracy)
+        else:
+            batch = self.tasks.batch(self.done) if batch is None else batch
+            number_of_tasks = len(batch[0])
+            loss, accuracy, gradients = self.ranks.meta_step(batch, lambda share: self.maml.meta_step(share, epoch))
+            self._note(loss, accuracy)
+            graphs.set_rate(self.optimizer, rate)
+            for name, parameter in self.parameters.items():
+                parameter.grad = gradients[name]
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.done += 1
+        self.history.seconds += time.perf_counter() - began
+        return number_of_tasks
+
+    def _record(self, epoch: int) -> None:
+        """Have a recording of this kind of step; where that fails, say so and go on without."""
+        if self.recorded is not None and self.recorded.kind == graphs.kind_of_epoch(self.maml, epoch):
+            return
+        try:
+            self.recorded = None  # its memory is the next one's
+            self.recorded = graphs.CapturedStep(self.maml, self.optimizer, self.captured_tasks, epoch, self.done)
+        except RuntimeError as error:
+            tqdm.write(f"Training without a CUDA graph: the step cannot be recorded ({str(error).splitlines()[0]}).")
+            self.tasks, self.captured_tasks = self.captured_tasks, None
+
+    def _note(self, loss, accuracy) -> None:
         self.unread.append((loss, accuracy))
         if self.device.type == "cpu" or len(self.unread) == FETCH_EVERY_ON_GPU:
             self._read_losses()
-        for group in self.optimizer.param_groups:
-            group["lr"] = outer_rate(self.maml, self.done, self.iterations)
-        for name, parameter in self.parameters.items():
-            parameter.grad = gradients[name]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.done += 1
-        self.history.seconds += time.perf_counter() - began
 
     def _read_losses(self) -> None:
         for loss, accuracy in self.unread:
@@ -253,12 +314,12 @@ class _Run:
             "random_state": torch.get_rng_state(),
             "history": asdict(self.history),
         }
-        save_atomically(state, self.checkpoint)
+        if self.ranks.rank == 0:
+            save_atomically(state, self.checkpoint)
         self.saved = True
 
-    def restore(self) -> None:
-        """Go on from the checkpoint."""
-        state = load_checkpoint(self.checkpoint)
+    def restore(self, state: dict) -> None:
+        """Go on from what the checkpoint holds."""
         mine, theirs = asdict(self.maml.settings), state["settings"]
         different = [name for name in mine if mine[name] != theirs.get(name)]
         if different:
@@ -273,11 +334,11 @@ class _Run:
                 f"it must be at least {state['done']}."
             )
         load_parameters(self.maml, state, self.checkpoint)
-        self.optimizer.load_state_dict(state["optimizer"])
+        graphs.load_adam(self.optimizer, state["optimizer"])
         torch.set_rng_state(state["random_state"])
         self.history, self.done, self.saved = History(**state["history"]), state["done"], True
         self.history.finished = False
-        if state["iterations"] != self.iterations:
+        if state["iterations"] != self.iterations and self.ranks.rank == 0:
             tqdm.write(
                 f"{self.checkpoint} was a run of {state['iterations']} iterations, now of {self.iterations}: "
                 "schedules follow the new length."

@@ -45,3 +45,64 @@ def test_training_and_evaluation_run_there(letters):
     history = train(maml, CharacterTasks(letters.train, device="cuda"), 45, progress=False)
     assert len(history.losses) == 45 and history.finished
     assert evaluate(maml, CharacterTasks(letters.test, device="cuda"), 40).accuracy > 0.3
+
+
+def trained(iterations, letters, name="maml++", model=None, **options):
+    torch.manual_seed(0)
+    maml = learner((model or Conv4(5, 4, "stride")).cuda(), name, inner_steps=2)
+    tasks = CharacterTasks(letters.train, queries=2, rotations=True, device="cuda")
+    history = train(maml, tasks, iterations, epochs=5, progress=False, **options)
+    return torch.cat([p.detach().flatten() for p in maml.meta_parameters().values()]), history
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "maml++", "fomaml++", "reptile", "anil"])
+def test_a_captured_run_equals_an_eager_one(name, letters):
+    # 25 iterations in 5 epochs: the loss of MAML++ anneals, so that several graphs are recorded.
+    (captured, one), (eager, other) = (trained(25, letters, name, capture=capture) for capture in (True, False))
+    torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
+    assert one.losses == pytest.approx(other.losses, rel=1e-3)
+    assert one.accuracies == pytest.approx(other.accuracies, abs=0.06)
+
+
+def test_a_captured_run_resumes(tmp_path, letters):
+    whole, _ = trained(30, letters, capture=True)
+    path = tmp_path / "run.pt"
+    stop = {"each_iteration": lambda history: len(history.losses) >= 15}
+    trained(30, letters, capture=True, checkpoint=path, **stop)
+    for capture in (True, False):  # also without a graph
+        copy = tmp_path / f"{capture}.pt"
+        copy.write_bytes(path.read_bytes())
+        resumed, history = trained(30, letters, capture=capture, checkpoint=copy, resume=True)
+        assert history.finished
+        torch.testing.assert_close(resumed, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_stays_flat_over_a_thousand_iterations(letters):
+    seen = []
+    trained(1100, letters, "maml", capture=True, each_iteration=lambda history: seen.append(
+        torch.cuda.memory_allocated()
+    ))  # fmt: skip
+    assert max(seen[100:]) <= seen[100] + 2**20
+
+
+class Asks(Conv4):
+    """A network that waits for the GPU, which cannot be recorded."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if float(torch.ones((), device="cuda")) > 0 else 2)
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(letters, capsys):
+    _, history = trained(3, letters, "maml", model=Asks(5, 4, "stride"))
+    assert history.finished
+    assert "without a CUDA graph" in "".join(capsys.readouterr())
+
+
+def test_products_instead_of_convolutions_are_used(letters, monkeypatch):
+    from mamlcourse import kernels
+
+    used = []
+    original = kernels.unfolded_conv2d
+    monkeypatch.setattr(kernels, "unfolded_conv2d", lambda *given: used.append(1) or original(*given))
+    trained(1, letters, "maml", capture=False)
+    assert used

@@ -1,0 +1,122 @@
+"""Whole training steps as one CUDA graph: episodes, meta-gradients and Adam start with a single call.
+
+A meta-gradient is thousands of small operations, which a GPU finishes faster than Python can ask for them. Recorded
+once and replayed, they wait for nobody. The numbers are those of the same steps taken one operation at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .algorithms import MAML
+
+WARM_UP = 3  # steps before recording, so that libraries choose their kernels and allocate their workspaces
+
+
+def why_not(maml: MAML, tasks, device: torch.device) -> str | None:
+    """Why training cannot be captured here, as the end of a sentence; None if it can."""
+    if device.type != "cuda":
+        return f"the model is on the {device.type}, not on a CUDA GPU"
+    if maml.backend != "vmap":
+        return f"the backend {maml.backend} computes task after task"
+    if not hasattr(tasks, "batch"):
+        return "the tasks come from a loader, not from a task family that draws them on the GPU"
+    return None
+
+
+def adam(maml: MAML) -> torch.optim.Adam:
+    """An Adam whose step can be recorded: its rate and its step count are tensors on the GPU."""
+    parameters = list(maml.meta_parameters().values())
+    rate = torch.tensor(maml.settings.outer_lr, device=parameters[0].device)
+    return torch.optim.Adam(parameters, lr=rate, capturable=True)
+
+
+def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
+    """Set Adam's rate, where it is a tensor in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
+    """Load Adam's state, which may come from the other kind of run: with a graph or without."""
+    kinds = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kind in zip(optimizer.param_groups, kinds):
+        group |= kind
+        for parameter in group["params"]:
+            moments = optimizer.state[parameter]
+            if moments:
+                moments["step"] = moments["step"].to(parameter.device if kind["capturable"] else "cpu")
+
+
+class CapturedStep:
+    """A training step of one kind of epoch, recorded. Recording changes no parameter.
+
+    Args:
+        maml: the meta-learner, on the GPU; it is trained in place.
+        optimizer: from `adam`.
+        tasks: a task family on the same GPU.
+        epoch: decides the derivative order and the loss weights, which are part of the recording.
+        index: number of the next batch.
+
+    Raises:
+        RuntimeError: the model, the loss or the tasks do something that cannot be recorded, such as `.item()`.
+    """
+
+    def __init__(self, maml: MAML, optimizer: torch.optim.Adam, tasks, epoch: int, index: int):
+        self.kind = kind_of_epoch(maml, epoch)
+        self.optimizer = optimizer
+        self.index = torch.tensor(index, device=optimizer.param_groups[0]["lr"].device)
+        parameters = maml.meta_parameters()
+        _begin(optimizer)
+
+        def gradients():
+            batch = tasks.batch(self.index)
+            self.number_of_tasks = len(batch.support_x)
+            loss, accuracy, found = maml.meta_step(batch, epoch)
+            for name, parameter in parameters.items():
+                parameter.grad = found[name]
+            return loss, accuracy
+
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                gradients()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss, self.accuracy = gradients()
+            optimizer.step()
+            self.index.add_(1)
+
+    def __call__(self, rate: float) -> tuple[Tensor, Tensor | None]:
+        """Take the step at this outer rate: (meta-loss, query accuracy), on the GPU."""
+        set_rate(self.optimizer, rate)
+        self.graph.replay()
+        # The next replay writes over these.
+        return self.loss.clone(), None if self.accuracy is None else self.accuracy.clone()
+
+
+def kind_of_epoch(maml: MAML, epoch: int) -> tuple:
+    """What makes the steps of an epoch a different program."""
+    return maml.settings.order_at(epoch), maml.settings.loss_weights(epoch)
+
+
+def _begin(optimizer: torch.optim.Adam) -> None:
+    """Give a new optimizer its state: made while recording, it would begin again at every replay."""
+    group = optimizer.param_groups[0]
+    if optimizer.state:
+        return
+    rate = group["lr"].clone()
+    group["lr"].zero_()
+    for parameter in group["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    group["lr"].copy_(rate)
+    for state in optimizer.state.values():
+        state["step"].zero_()

@@ -1,0 +1,107 @@
+"""Training with recorded steps, as far as a machine without a GPU can show: a stand-in records nothing and just acts.
+
+The real recordings are tested in test_gpu.py.
+"""
+
+import pytest
+import torch
+
+from mamlcourse import CharacterTasks, Conv4, InputError, capture, learner, load_characters, train
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return load_characters().split().train
+
+
+class StandIn:
+    """Does what a recording does, one operation after the other."""
+
+    made = []
+
+    def __init__(self, maml, optimizer, tasks, epoch, index):
+        self.maml, self.optimizer, self.tasks, self.epoch, self.index = maml, optimizer, tasks, epoch, index
+        self.kind, self.number_of_tasks = capture.kind_of_epoch(maml, epoch), tasks.tasks_per_batch
+        self.made.append(self.kind)
+
+    def __call__(self, rate):
+        loss, accuracy, found = self.maml.meta_step(self.tasks.batch(self.index), self.epoch)
+        capture.set_rate(self.optimizer, rate)
+        for name, parameter in self.maml.meta_parameters().items():
+            parameter.grad = found[name]
+        self.optimizer.step()
+        self.index += 1
+        return loss, accuracy
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    monkeypatch.setattr(StandIn, "made", [])
+    monkeypatch.setattr(capture, "why_not", lambda *_: None)
+    monkeypatch.setattr(capture, "adam", lambda maml: torch.optim.Adam(
+        maml.meta_parameters().values(), lr=torch.tensor(maml.settings.outer_lr, dtype=torch.float64), foreach=False
+    ))  # fmt: skip
+    monkeypatch.setattr(capture, "CapturedStep", StandIn)
+    return StandIn.made
+
+
+def trained(characters, name="maml++", iterations=12, **options):
+    torch.manual_seed(0)
+    maml = learner(Conv4(3, 2, "stride"), name, inner_steps=2, backend="loop")
+    tasks = CharacterTasks(characters, ways=3, queries=2, tasks_per_batch=2)
+    history = train(maml, tasks, iterations, epochs=4, progress=False, **options)
+    return torch.cat([p.detach().flatten() for p in maml.meta_parameters().values()]), history
+
+
+@pytest.mark.parametrize("name", ["maml", "maml++"])
+def test_recorded_steps_are_the_same_training(name, characters, recordings):
+    expected, eager = trained(characters, name, capture=False)
+    assert not recordings
+    found, history = trained(characters, name)
+    assert len(recordings) == len(set(recordings)) == (4 if name == "maml++" else 1)  # a kind for each epoch
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    assert history.losses == pytest.approx(eager.losses, rel=1e-6) and history.finished
+
+
+def test_they_resume_where_they_stopped(characters, recordings, tmp_path):
+    expected, _ = trained(characters)
+    path = tmp_path / "run.pt"
+    trained(characters, checkpoint=path, each_iteration=lambda history: len(history.losses) == 5)
+    for wanted in (None, False):  # a run can go on without recording
+        copy = tmp_path / f"{wanted}.pt"
+        copy.write_bytes(path.read_bytes())
+        found, history = trained(characters, checkpoint=copy, resume=True, capture=wanted)
+        assert len(history.losses) == 12
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_cannot_be_recorded_goes_on_without_and_says_so(characters, recordings, monkeypatch, capsys):
+    expected, _ = trained(characters, capture=False)
+
+    class FailsLater(StandIn):
+        def __init__(self, maml, optimizer, tasks, epoch, index):
+            if index > 5:
+                raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
+            super().__init__(maml, optimizer, tasks, epoch, index)
+
+    monkeypatch.setattr(capture, "CapturedStep", FailsLater)
+    found, history = trained(characters)
+    assert history.finished
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    said = "".join(capsys.readouterr())
+    assert said.count("without a CUDA graph: the step cannot be recorded (operation not permitted") == 1
+    assert "long story" not in said
+
+
+def test_why_not(characters):
+    maml = learner(Conv4(3, 2), "maml", backend="vmap")
+    tasks = CharacterTasks(characters, ways=3)
+    assert "not on a CUDA GPU" in capture.why_not(maml, tasks, torch.device("cpu"))
+    assert capture.why_not(maml, tasks, torch.device("cuda")) is None
+    assert "from a loader" in capture.why_not(maml, [], torch.device("cuda"))
+    assert "loop" in capture.why_not(learner(Conv4(3, 2), "maml", backend="loop"), tasks, torch.device("cuda"))
+
+
+def test_insisting_where_it_cannot_be(characters):
+    with pytest.raises(InputError, match="capture is True, but the model is on the cpu"):
+        trained(characters, capture=True)

@@ -1,0 +1,113 @@
+"""The faster layers give the same numbers, first and second derivatives, as PyTorch's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mamlcourse import MAML, CharacterTasks, Conv4, load_characters
+from mamlcourse.kernels import Instead, _conv2d, batch_norm, for_loop, for_vmap, unfolded_conv2d
+
+
+def double(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 4), (7, 3), (4, 3, 5)])
+def test_batch_norm_by_finite_differences(shape):
+    torch.manual_seed(0)
+    x, gain, bias = double(*shape), double(3), double(3)
+    with torch.no_grad():
+        gain[0] = 0  # nothing may divide by it
+    assert torch.autograd.gradcheck(batch_norm, (x, gain, bias))
+    assert torch.autograd.gradgradcheck(batch_norm, (x, gain, bias))
+
+
+@pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_batch_norm_whichever_gradients_are_used(used):
+    torch.manual_seed(0)
+    inputs = double(6, 3, 4, 4), double(3), double(3)
+    found = []
+    for norm in (lambda x, gain, bias: F.batch_norm(x, None, None, gain, bias, True), batch_norm):
+        slopes = torch.autograd.grad((norm(*inputs) ** 3).sum(), [inputs[i] for i in used], create_graph=True)
+        outer = sum((slope**3).sum() for slope in slopes)
+        found.append(torch.autograd.grad(outer, inputs, allow_unused=True, materialize_grads=True))
+    for expected, ours in zip(*found):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norm_keeps_single_precision():
+    torch.manual_seed(0)
+    x = 5 + torch.randn(25, 16, 14, 14, requires_grad=True)
+    gain, bias = torch.rand(16, requires_grad=True), torch.rand(16, requires_grad=True)
+    errors = []
+    for norm in (lambda x, gain, bias: F.batch_norm(x, None, None, gain, bias, True), batch_norm):
+        found = []
+        for kind in (torch.float64, torch.float32):
+            inputs = [p.detach().to(kind).requires_grad_() for p in (x, gain, bias)]
+            slopes = torch.autograd.grad((norm(*inputs) ** 3).sum(), inputs, create_graph=True)
+            outer = torch.autograd.grad(sum((slope**2).sum() for slope in slopes), inputs)
+            found.append(torch.cat([slope.flatten().double() for slope in outer]))
+        errors.append(((found[1] - found[0]).norm() / found[0].norm()).item())
+    assert errors[1] < 2 * errors[0] + 1e-6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(stride=2, padding=1), dict(padding=1), dict(), dict(stride=(1, 2), padding=(0, 1), dilation=(2, 1))],
+)
+def test_unfolded_convolution(settings):
+    torch.manual_seed(0)
+    x, weight, bias = double(2, 2, 7, 6), double(3, 2, 3, 3), double(3)
+    torch.testing.assert_close(unfolded_conv2d(x, weight, bias, **settings), F.conv2d(x, weight, bias, **settings))
+    assert torch.autograd.gradgradcheck(lambda *inputs: unfolded_conv2d(*inputs, **settings), (x, weight, bias))
+
+
+def batch_for(queries=2):
+    batch = CharacterTasks(load_characters().split().train, ways=3, queries=queries, tasks_per_batch=3).batch(0)
+    return batch._replace(support_x=batch.support_x.double(), query_x=batch.query_x.double())
+
+
+def close(found, expected):
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("reduction", ["stride", "max-pool"])
+@pytest.mark.parametrize("name", ["maml", "fomaml", "maml++"])
+def test_meta_gradients_with_faster_layers(name, reduction, monkeypatch):
+    torch.manual_seed(0)
+    model = Conv4(3, 4, reduction).double()
+    nn.init.normal_(model.head.weight)
+    batch = batch_for()
+    fast = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
+    by_products = MAML(model, name, backend="vmap", inner_steps=2)
+    with Instead({F.conv2d: _conv2d}):  # what a GPU would get
+        close(by_products.meta_gradients(batch)[1], fast)
+    from mamlcourse import acceleration
+
+    monkeypatch.setattr(acceleration, "for_loop", lambda model: Instead({}))
+    plain = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
+    close(fast, plain)
+
+
+def test_the_model_is_what_decides():
+    assert isinstance(for_loop(Conv4()), Instead)
+    for context in (for_loop(nn.Linear(2, 2)), for_vmap(nn.Linear(2, 2)), for_vmap(Conv4())):  # all on a CPU
+        assert not isinstance(context, Instead)
+
+
+def test_what_it_does_not_know_is_left_to_pytorch():
+    x, gain = torch.randn(4, 3, 2, 2), torch.rand(3)
+    running = torch.zeros(3), torch.ones(3)
+    with for_loop(nn.BatchNorm2d(3)):
+        for arguments in (
+            (x, None, None, None, None, True), (x, None, None, gain, None, True), (x, *running, gain, gain, False),
+            (x.half(), None, None, gain, gain, True),
+        ):  # fmt: skip
+            assert F.batch_norm(*arguments).grad_fn is None
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            F.batch_norm(torch.randn(1, 3), None, None, gain, gain, True)
+        torch.func.vmap(lambda one: F.batch_norm(one, None, None, gain, gain, True))(torch.randn(2, 4, 3))
+    with Instead({F.conv2d: _conv2d}):
+        assert F.conv2d(torch.randn(2, 4, 5, 5), torch.randn(4, 2, 3, 3), groups=2, padding="same").shape[1] == 4
