@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from mamlcourse import MLP, Conv4, TaskBatch, learner
+from mamlcourse.acceleration import choose
 from mamlcourse.comparison import TITLES
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.figures import COLOURS, MARKS
@@ -163,7 +164,8 @@ def _measurement(axis, value, case, name, checkpoint, device, late=False):
     parameters = sum(p.numel() for p in maml.model.parameters())
     row = {
         "axis": axis, "value": parameters if value is None else value, "algorithm": name,
-        "checkpoint_steps": checkpoint, "network": case.network, "parameters": parameters, "backend": maml.backend,
+        "checkpoint_steps": checkpoint, "network": case.network, "parameters": parameters,
+        "backend": choose("auto", maml.model, batch),
         "seconds": [], "peak_memory_bytes": None,
     }  # fmt: skip
     calls = {"seconds": lambda: maml.meta_step(batch)}

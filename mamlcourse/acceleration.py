@@ -17,13 +17,19 @@ import torch
 from torch import nn
 
 from .errors import check_choice
+from .inspection import widest_output
 from .kernels import for_loop, for_vmap
 
 BACKENDS = ("auto", "loop", "threads", "vmap")
+# Numbers in the largest layer output of one task up to which vmap was measured to be faster than threads on several
+# cores, and than the loop on one (results/backends.json).
+WIDE, WIDE_ON_ONE_CORE = 150_000, 300_000
 
 
-def choose(backend: str, model: nn.Module) -> str:
+def choose(backend: str, model: nn.Module, batch=None) -> str:
     """The backend to use for this model where it stands; `backend` itself unless that is "auto".
+
+    For a network with convolutions on a CPU it depends on the batch: without one the answer is still "auto".
 
     Raises:
         InputError: the backend is unknown.
@@ -33,11 +39,17 @@ def choose(backend: str, model: nn.Module) -> str:
         return backend
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
-    # On a CPU, vmap turns convolutions with a weight for each task into grouped convolutions, which are slow there;
-    # small dense models gain most from it, because for them the cost is in the number of calls.
-    if on_cpu and convolves:
-        return "threads" if torch.get_num_threads() > 1 else "loop"
-    return "vmap"
+    if not on_cpu or not convolves:
+        return "vmap"
+    if batch is None:
+        return "auto"
+    # Few numbers in a layer: the time goes to the number of calls, and vmap makes one of many. Many: it goes to
+    # arithmetic, and there vmap loses, as it turns convolutions with weights for each task into grouped ones.
+    cores = torch.get_num_threads()
+    examples = max(batch.support_x.shape[1], batch.query_x.shape[1]) / batch.support_x.shape[1]
+    if widest_output(model, batch.support_x[0]) * examples <= (WIDE_ON_ONE_CORE if cores == 1 else WIDE):
+        return "vmap"
+    return "threads" if cores > 1 else "loop"
 
 
 class Calculus(NamedTuple):

@@ -128,7 +128,7 @@ class MAML(nn.Module):
         settings: a recipe's name or `Settings`; default MAML.
         loss: (outputs, targets) -> scalar, averaged over the examples; default cross-entropy.
         backend: how the tasks of a meta-batch are computed: "loop", "threads", "vmap" or "auto"
-            (see `acceleration.choose`); the choice is readable as `.backend`.
+            (see `acceleration.choose`); the choice is readable as `.backend`, at the latest after the first batch.
         **changes: settings to change, such as `inner_steps=3`.
 
     Raises:
@@ -322,6 +322,8 @@ class MAML(nn.Module):
                         f"{name} has labels from {low} to {high}, but the model has {self.outputs_count} outputs: "
                         f"labels must be 0 to {self.outputs_count - 1}."
                     )
+        if self.backend == "auto":
+            self.backend = acceleration.choose("auto", self.model, batch)
         self._checked.add(shape)
         return batch
 

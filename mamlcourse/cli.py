@@ -345,6 +345,7 @@ def doctor():
         "omniglot", where if found.kind != "nothing" else f"not in {found.folder} ({found.chosen_by}); would be fetched"
     )
     backend = acceleration.choose("auto", Problem().network(0, chosen))
+    backend = "chosen with the first batch" if backend == "auto" else backend
     shown.add_row("a run would use", f"device {chosen}, backend {backend}, glyphs")
     console.print(shown)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -41,6 +42,21 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
     if not chosen:
         raise InputError(f"adapt={patterns} matches no parameter of the model; its parameters are {', '.join(names)}.")
     return [name for name in names if name in chosen]
+
+
+def widest_output(model: nn.Module, x: Tensor) -> int:
+    """How many numbers the largest output of any layer has when the model runs on x. Draws no random numbers."""
+    sizes = []
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    note = lambda layer, inputs, output: sizes.append(output.numel() if isinstance(output, Tensor) else 0)  # noqa: E731
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes, default=0)
 
 
 def _normalisation_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -172,7 +172,8 @@ def reproduce(
 
     def each_iteration(history):
         done = len(history.accuracies)
-        kept["slices"][-1] |= {"seconds": history.seconds - before, "until_iteration": done}
+        spent = {"seconds": history.seconds - before, "until_iteration": done}
+        kept["slices"][-1] |= spent | {"backend": maml.backend}  # chosen when it saw the first batch
         seen = len(kept["curve"])
         if len(history.validation) > seen:
             _note(kept, maml, history, run.tasks_per_batch)

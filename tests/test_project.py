@@ -48,7 +48,7 @@ def test_constraints_name_a_version_for_every_requirement_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower() for line in lines}
     assert all(re.fullmatch(r"[\w-]+==[\d.]+( ; python_version >= \"3\.\d+\")?", line) for line in lines)
-    asked = requirements("test", "book", "classroom")
+    asked = requirements("test", "book", "classroom", "bench")
     assert pinned == {re.match(r"[\w-]+", requirement)[0].lower() for requirement in asked}
 
 

@@ -1,0 +1,423 @@
+"""How fast and how exact is our meta-gradient beside other implementations of MAML and FOMAML?
+
+    python benchmarks/peers.py                 # about 10 minutes on two cores: results/peers.json and .png
+    python benchmarks/peers.py --device cuda   # results/peers-DEVICE.json and .png, as in peers-nvidia-h200.json
+
+The same network, weights and tasks for all of them; benchmarks/peer_drivers.py says who they are and how each is driven
+(`pip install -e ".[bench]"` installs them; one that is missing is listed as such). For every setting:
+
+1. Errors: the distance of the whole gradient to that of the plain loop, written out to its batch normalisation, in
+   float64; once computed in float64 (below 1e-9 it is called exact), once in float32; on two tasks.
+2. Times: one call to warm up, then rounds. A round times everyone once, in an order of its own, on the same batch: the
+   mean gradient of all its tasks, without an outer step. A ratio is the median over the rounds of (peer's time / ours).
+
+A setting has as many rounds as fit into `--seconds`, at least 3 and at most `--rounds`; on a CPU 20 ways take half the
+tasks. The record says how many of both each setting had.
+"""
+
+import copy
+import gc
+import importlib
+import importlib.metadata
+import random
+import re
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from peer_drivers import PEERS, RATE, relative_error, textbook
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from mamlcourse import MAML, TaskBatch
+from mamlcourse.acceleration import choose
+from mamlcourse.errors import InputError, check_number
+from mamlcourse.figures import COLOURS, MARKS
+from mamlcourse.problems import Problem, choose_device
+from mamlcourse.records import provenance, write_json
+
+OURS = "mamlcourse"
+SHOTS, SEED, EXACT, TARGET = 1, 0, 1e-9, 1.3
+CHECKED_TASKS, FEWEST_ROUNDS = 2, 3
+WAYS, STEPS, REDUCTIONS, ORDERS = (5, 20), (1, 5), ("stride", "max-pool"), (2, 1)
+TITLES = {2: "MAML", 1: "FOMAML"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one meta-gradient is taken of."""
+
+    order: int
+    reduction: str
+    ways: int
+    steps: int
+    tasks: int
+    filters: int
+    queries: int
+
+    def model(self, device):
+        """Conv4 with gains, biases and a head that are not 1 and 0, so that no part of it is idle."""
+        problem = Problem(ways=self.ways, filters=self.filters, reduction=self.reduction)
+        model, generator = problem.network(SEED), torch.Generator().manual_seed(SEED)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        return model.to(device)
+
+    def batch(self, device) -> TaskBatch:
+        problem = Problem(ways=self.ways, shots=SHOTS, queries=self.queries)
+        return problem.tasks("train", self.tasks, SEED, device).batch(0)
+
+
+def ours(model, steps, order):
+    return MAML(model, order=order, inner_steps=steps, inner_lr=RATE).meta_gradients
+
+
+def drivers(peers: dict) -> dict:
+    """{name: driver} of ourselves and the peers that are there."""
+    return {OURS: ours} | {name: PEERS[name].driver for name, found in peers.items() if found["reason"] is None}
+
+
+def find_peers() -> dict:
+    """{peer: {"version": of its package, "reason": why it cannot take part, or None}}."""
+    found = {}
+    for name, peer in PEERS.items():
+        found[name] = {"version": str(torch.__version__), "reason": None}
+        if peer.module is None:
+            continue
+        try:
+            found[name]["version"] = importlib.metadata.version(peer.package)
+            importlib.import_module(peer.module)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = {"version": None, "reason": "not installed"}
+        except Exception as error:  # whatever a library that is too old for its surroundings raises
+            found[name]["reason"] = f"cannot be imported: {in_one_line(error)}"
+    return found
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, without the folders of this machine."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return re.sub(r"/\S*/", "", f"{type(error).__name__}: {first}")[:200]
+
+
+def attempt(call):
+    """(what the call returns, None), or (None, why it failed): no peer's failure ends the benchmark."""
+    try:
+        return call(), None
+    except Exception as error:
+        return None, in_one_line(error)
+
+
+# Errors.
+
+
+def errors(found: dict, everyone: dict, setting: Setting, device) -> None:
+    """Add to {name: entry} how far each gradient is from the plain loop's in float64."""
+    model, few = setting.model(device), TaskBatch(*(x[:CHECKED_TASKS] for x in setting.batch(device)))
+
+    def gradient(driver, dtype):
+        batch = TaskBatch(*(x.to(dtype) if x.is_floating_point() else x for x in few))
+        return driver(copy.deepcopy(model).to(dtype), setting.steps, setting.order)(batch)[1]
+
+    expected = gradient(textbook, torch.float64)
+    for name, driver in everyone.items():
+        for key, dtype in (("float64", torch.float64), ("float32", torch.float32)):
+            error, reason = attempt(lambda: relative_error(gradient(driver, dtype), expected))  # noqa: B023
+            found[name][f"error_{key}"] = error
+            if reason:
+                found[name][f"reason_{key}"] = reason
+        found[name]["exact"] = is_exact(found[name])
+
+
+def is_exact(entry: dict) -> bool:
+    return entry.get("error_float64") is not None and entry["error_float64"] < EXACT
+
+
+# Times.
+
+
+def times(found: dict, everyone: dict, setting: Setting, rounds: int, budget: float, device, shuffle) -> None:
+    """Add to {name: entry} the seconds of each round; who fails gets a reason and leaves the rounds."""
+    batch, calls = setting.batch(device), {}
+    for name, driver in everyone.items():
+        call, reason = attempt(lambda: driver(setting.model(device), setting.steps, setting.order))  # noqa: B023
+        if reason is None:
+            _, reason = attempt(lambda: call(batch))  # noqa: B023
+        found[name] |= {"seconds": []} if reason is None else {"reason": reason}
+        if reason is None:
+            calls[name] = call
+    gc.collect()
+    gc.freeze()  # what is there now stays, so that collecting before each call is quick
+    began = time.perf_counter()
+    for number in range(rounds):
+        if number >= FEWEST_ROUNDS and time.perf_counter() - began > budget:
+            break
+        for name in shuffle.sample(sorted(calls), len(calls)):
+            seconds, reason = attempt(lambda: timed(calls[name], batch, device))  # noqa: B023
+            if reason is None:
+                found[name]["seconds"].append(seconds)
+            else:
+                found[name]["reason"] = reason
+                del calls[name]
+    gc.unfreeze()
+
+
+def timed(call, batch, device) -> float:
+    gc.collect()  # nobody pays for the cycles that another left behind
+    if device.type == "cuda":
+        call(batch)  # parallel-metalearn empties the allocator's cache: refill it before looking at the clock
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    call(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def add_ratios(found: dict) -> None:
+    """The median over the rounds of each one's time to ours, and the quartiles."""
+    for entry in found.values():
+        ratios = [own / base for own, base in zip(entry.get("seconds", []), found[OURS].get("seconds", []))]
+        if ratios and entry["reason"] is None:
+            low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+            entry["ratio"] = {"median": median(ratios), "quartiles": [low, high]}
+
+
+def measure(setting: Setting, peers: dict, rounds: int, budget: float, device, shuffle) -> dict:
+    """One setting's part of the record."""
+    found = {name: {"reason": peers[name]["reason"] if name in peers else None} for name in [OURS, *PEERS]}
+    everyone = drivers(peers)
+    errors(found, everyone, setting, device)
+    times(found, everyone, setting, rounds, budget, device, shuffle)
+    add_ratios(found)
+    backend = choose("auto", setting.model(device), setting.batch(device))
+    done = len(found[OURS].get("seconds", []))
+    return asdict(setting) | {"shots": SHOTS, "rounds": done, "backend": backend, "implementations": found}
+
+
+# What the measurements amount to.
+
+
+def fastest_exact(result: dict) -> tuple[str, float] | None:
+    """(the fastest peer whose gradient is exact, its time / ours) of one setting; None if there is none."""
+    ratios = {
+        name: entry["ratio"]["median"] for name, entry in result["implementations"].items()
+        if name != OURS and "ratio" in entry and is_exact(entry)
+    }  # fmt: skip
+    return min(ratios.items(), key=lambda pair: pair[1]) if ratios else None
+
+
+def in_words(result: dict) -> str:
+    steps = f"{result['steps']} step{'s' * (result['steps'] > 1)}"
+    return f"{TITLES[result['order']]}, {result['reduction']}, {result['ways']}-way, {steps}"
+
+
+def conclusions(record: dict) -> list[str]:
+    """For each setting the fastest exact peer and our ratio to it, one line each; then one line about all of them."""
+    lines, ratios = [], []
+    for result in record["results"]:
+        fastest, own = fastest_exact(result), result["implementations"][OURS]
+        if not is_exact(own):
+            lines.append(f"{in_words(result)}: ours is not exact (error {_largest([own.get('error_float64')])})")
+        elif fastest is None:
+            lines.append(f"{in_words(result)}: no exact peer could be measured")
+        else:
+            low, high = result["implementations"][fastest[0]]["ratio"]["quartiles"]
+            verdict = "reaches" if fastest[1] >= TARGET else "misses"
+            lines.append(
+                f"{in_words(result)}: the fastest exact peer, {fastest[0]}, takes {fastest[1]:.2f} times our time "
+                f"(quartiles {low:.2f} to {high:.2f}); {verdict} {TARGET}"
+            )
+            ratios.append(fastest[1])
+    reached = sum(ratio >= TARGET for ratio in ratios)
+    total = f"{reached} of {len(record['results'])} settings reach {TARGET}"
+    spread = f"; lowest {min(ratios):.2f}, median {median(ratios):.2f}, highest {max(ratios):.2f}" if ratios else ""
+    return [*lines, total + spread]
+
+
+def reasons(record: dict) -> list[str]:
+    """Who could not be measured and why, one line for each reason."""
+    found = {}
+    for result in record["results"]:
+        for name, entry in result["implementations"].items():
+            for key in ("reason", "reason_float64", "reason_float32"):
+                if entry.get(key):
+                    precision = key.removeprefix("reason").replace("_", " in ")
+                    found.setdefault(f"{name}{precision}: {entry[key]}", []).append(in_words(result))
+    everywhere = len(record["results"])
+    return [
+        f"{reason} ({'all settings' if len(where) == everywhere else '; '.join(where)})"
+        for reason, where in found.items()
+    ]
+
+
+def report(record: dict, console: Console) -> None:
+    table = Table(title="Time / ours: median over the rounds, and quartiles; ~ marks a gradient that is not exact")
+    for column in ("setting", "tasks", "rounds", *PEERS):
+        table.add_column(column, justify="left" if column == "setting" else "right", overflow="fold")
+    for result in record["results"]:
+        cells = [_cell(result["implementations"][name]) for name in PEERS]
+        table.add_row(in_words(result), str(result["tasks"]), str(result["rounds"]), *cells)
+    console.print(table)
+    table = Table(title="Relative error of the gradient against float64: largest over the settings")
+    for column in ("implementation", "version", "in float64, MAML", "in float64, FOMAML", "in float32", "exact in"):
+        table.add_column(column, justify="left" if column == "implementation" else "right")
+    for name in [OURS, *PEERS]:
+        entries = [(result["order"], result["implementations"][name]) for result in record["results"]]
+        by_order = [[e.get("error_float64") for order, e in entries if order == wanted] for wanted in ORDERS]
+        single = [e.get("error_float32") for _, e in entries]
+        exact = f"{sum(is_exact(e) for _, e in entries)} of {len(entries)}"
+        table.add_row(name, record["versions"].get(name) or "", *map(_largest, [*by_order, single]), exact)
+    console.print(table)
+    for line in [*reasons(record), *conclusions(record)]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cell(entry):
+    if "ratio" not in entry:
+        return "not run"
+    low, high = entry["ratio"]["quartiles"]
+    return f"{'' if is_exact(entry) else '~'}{entry['ratio']['median']:.2f}\n{low:.2f}-{high:.2f}"
+
+
+def _largest(values):
+    known = [value for value in values if value is not None]
+    return f"{max(known):.1e}" if known else ""
+
+
+# The picture.
+
+
+def picture(record: dict) -> Figure:
+    """The ratio of each peer for each setting, a panel for each order."""
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    looks = {name: dict(color=c, marker=m) for name, c, m in zip(PEERS, COLOURS.values(), MARKS.values())}
+    places = list(dict.fromkeys(in_words(result).partition(", ")[2] for result in record["results"]))
+    for axes, order in zip(panels, ORDERS):
+        for result in record["results"]:
+            if result["order"] == order:
+                _draw(axes, result, places.index(in_words(result).partition(", ")[2]), looks)
+        axes.axvline(1, color="black", linewidth=1.2)
+        axes.axvline(TARGET, color="grey", linestyle="--", linewidth=1)
+        for place in range(1, len(places)):
+            axes.axhline(place - 0.5, color="#DDDDDD", linewidth=0.6)
+        axes.set_xscale("log")
+        axes.set(title=TITLES[order], xlabel="time / our time (log scale)", ylim=(len(places) - 0.5, -0.5))
+        axes.set_yticks(range(len(places)), places)
+        axes.tick_params(axis="y", length=0)
+    low, high = panels[0].get_xlim()
+    ticks = [tick for tick in (0.25, 0.5, 0.8, 1, 1.3, 2, 3, 5, 10, 20, 50) if low <= tick <= high]
+    panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].xaxis.minorticks_off()
+    panels[1].xaxis.minorticks_off()
+    marks = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()]
+    marks.append(Line2D([], [], linestyle="", marker="o", color="grey", fillstyle="none", label="hollow: not exact"))
+    marks += [
+        Line2D([], [], color="black", label="ours"),
+        Line2D([], [], color="grey", linestyle="--", label=f"target {TARGET}"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncol=4, fontsize=8)
+    hardware, base = record["hardware"], record["settings"]
+    threads = hardware["threads"]
+    device = hardware["device"] if hardware["device"] != "CPU" else f"{threads} CPU thread{'s' * (threads > 1)}"
+    tasks = " or ".join(str(number) for number in sorted({result["tasks"] for result in record["results"]}))
+    figure.suptitle(
+        f"Time of one meta-gradient against ours: Conv4 with {base['filters']} filters, {SHOTS}-shot, "
+        f"queries per class: {base['queries']}, tasks: {tasks};\n{device}, {record['date'][:10]}; "
+        "medians and quartiles over the rounds", fontsize=10,
+    )  # fmt: skip
+    return figure
+
+
+def _draw(axes, result, place, looks):
+    for number, (name, look) in enumerate(looks.items()):
+        entry = result["implementations"][name]
+        if "ratio" in entry:
+            middle, (low, high) = entry["ratio"]["median"], entry["ratio"]["quartiles"]
+            axes.errorbar(
+                middle, place + 0.7 * (number / (len(looks) - 1) - 0.5), xerr=[[middle - low], [high - middle]],
+                fillstyle="full" if is_exact(entry) else "none", markersize=6, linewidth=1, **look,
+            )  # fmt: skip
+
+
+def grid(quick: bool, tasks: int, filters: int, queries: int, device) -> list[Setting]:
+    """All settings, those of 20 ways with half the tasks on a CPU."""
+    if quick:
+        return [
+            Setting(order, reduction, 2, 2, tasks, filters, queries) for order, reduction in product(ORDERS, REDUCTIONS)
+        ]
+    fewer = {20: max(tasks // 2, 1)} if device.type == "cpu" else {}
+    return [
+        Setting(order, reduction, ways, steps, fewer.get(ways, tasks), filters, queries)
+        for order, reduction, ways, steps in product(ORDERS, REDUCTIONS, WAYS, STEPS)
+    ]
+
+
+def file_name(record: dict) -> str:
+    """peers, with the device's name if it is not a CPU."""
+    device = record["hardware"]["device"]
+    return "peers" if device == "CPU" else "peers-" + re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def main(
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Torch threads on the CPU; 0 for as many as PyTorch takes.")] = 0,
+    tasks: Annotated[int, typer.Option(help="Tasks of a batch; 0 for 4 on a CPU and 32 on a GPU.")] = 0,
+    filters: Annotated[int, typer.Option(help="Filters of each convolution.")] = 64,
+    queries: Annotated[int, typer.Option(help="Queries per class.")] = 15,
+    rounds: Annotated[int, typer.Option(help="Timed rounds of a setting at most.")] = 9,
+    seconds: Annotated[float, typer.Option(help="Time for the rounds of a setting, after the first three.")] = 25.0,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny run, to see that everything works.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder for the record and the picture.")] = Path("results"),
+):
+    """Compare the exactness and speed of our meta-gradient with other implementations of MAML and FOMAML."""
+    check_number("threads", threads, at_least=0)
+    check_number("tasks", tasks, at_least=0)
+    check_number("queries", queries, at_least=1)
+    check_number("rounds", rounds, at_least=1)
+    check_number("seconds", seconds, at_least=0)
+    chosen = choose_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    tasks = tasks or (4 if chosen.type == "cpu" else 32)
+    if quick:
+        tasks, filters, queries, rounds = min(tasks, 2), min(filters, 4), 1, min(rounds, 2)
+    peers = find_peers()
+    record = {"kind": "peers", **provenance(chosen)}
+    record["versions"] |= {name: found["version"] for name, found in peers.items() if PEERS[name].package}
+    record |= {
+        "seeds": {"weights": SEED, "tasks": SEED, "order_in_rounds": SEED},
+        "settings": {
+            "dataset": Problem().dataset, "filters": filters, "shots": SHOTS, "queries": queries, "inner_lr": RATE,
+            "tasks": tasks, "tasks_of_20_ways_halved": chosen.type == "cpu" and not quick, "rounds_at_most": rounds,
+            "rounds_at_least": min(FEWEST_ROUNDS, rounds), "seconds_for_rounds": seconds, "quick": quick,
+            "exact_below": EXACT, "tasks_checked": CHECKED_TASKS,
+            "convolution_tf32": chosen.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        },
+        "results": [],
+    }  # fmt: skip
+    json, figure = (folder / f"{file_name(record)}.{kind}" for kind in ("json", "png"))
+    shuffle = random.Random(SEED)
+    for setting in tqdm(grid(quick, tasks, filters, queries, chosen), desc="settings"):
+        record["results"].append(measure(setting, peers, rounds, seconds, chosen, shuffle))
+        write_json(record, json)  # nothing gets lost if a later setting brings the machine down
+    report(record, Console(width=140))
+    picture(record).savefig(figure, dpi=110)
+    typer.echo(f"Record: {json}\nFigure: {figure}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        raise SystemExit(f"peers.py: {error}") from None

@@ -1,0 +1,72 @@
+"""Which way of computing a meta-batch is chosen."""
+
+import pytest
+import torch
+from torch import nn
+
+from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, load_characters
+from mamlcourse.acceleration import WIDE, WIDE_ON_ONE_CORE, choose
+from mamlcourse.inspection import widest_output
+
+
+@pytest.fixture
+def cores():
+    """A function that sets PyTorch's number of threads for the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def batch(queries):
+    return CharacterTasks(load_characters().split().train, queries=queries, tasks_per_batch=2).batch(0)
+
+
+def test_the_widest_output_is_that_of_any_layer():
+    assert widest_output(Conv4(5, 8), torch.zeros(3, 1, 28, 28)) == 3 * 8 * 28 * 28
+    assert widest_output(Conv4(5, 8, "stride"), torch.zeros(3, 1, 28, 28)) == 3 * 8 * 14 * 14
+    assert widest_output(nn.Linear(4, 2), torch.zeros(3, 4)) == 6
+
+
+def test_looking_at_a_model_leaves_no_trace():
+    model, x = nn.Sequential(nn.Linear(4, 2), nn.Dropout()), torch.zeros(3, 4)
+    before = torch.get_rng_state()
+    widest_output(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize("threads, limit, slow", [(1, WIDE_ON_ONE_CORE, "loop"), (2, WIDE, "threads")])
+def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, limit, slow, cores):
+    cores(threads)
+    numbers = 14 * 14 * 8 * 5  # of one query drawing in each class
+    few, many = limit // numbers, limit // numbers + 1
+    for queries, expected in ((few, "vmap"), (many, slow)):
+        # As many drawings as that are not there: repeat one.
+        given = batch(1)
+        x = given.query_x.repeat(1, queries, 1, 1, 1)
+        given = given._replace(query_x=x, query_y=given.query_y.repeat(1, queries))
+        assert choose("auto", Conv4(5, 8, "stride"), given) == expected
+
+
+def test_the_choice_is_made_with_the_first_batch_and_stays(cores):
+    cores(1)
+    maml = MAML(Conv4(5, 4, "stride"), inner_steps=1)
+    assert maml.backend == "auto"
+    maml.meta_gradients(batch(1))
+    assert maml.backend == "vmap"
+    maml.backend = "loop"
+    maml.meta_gradients(batch(15))
+    assert maml.backend == "loop"
+
+
+def test_without_convolutions_nothing_has_to_be_seen():
+    maml = MAML(MLP(), loss=nn.functional.mse_loss, inner_steps=1)
+    assert maml.backend == "vmap"
+    maml.meta_gradients(SinusoidTasks(tasks_per_batch=2).batch(0))
+
+
+@pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
+def test_a_named_backend_is_used(backend):
+    maml = MAML(Conv4(5, 2, "stride"), backend=backend, inner_steps=1)
+    maml.meta_gradients(batch(1))
+    assert maml.backend == backend

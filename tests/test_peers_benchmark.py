@@ -1,0 +1,115 @@
+"""The benchmark beside other libraries: its conclusions from made-up records, and the form of its record."""
+
+import importlib.metadata
+
+import peers
+import pytest
+import torch
+from peer_drivers import PEERS
+
+from mamlcourse.records import origin, read_json
+
+
+def entry(ratio=None, error=1e-15, **changes):
+    measured = {"seconds": [ratio], "ratio": {"median": ratio, "quartiles": [ratio, ratio]}} if ratio else {}
+    return {"reason": None, "error_float64": error} | measured | changes
+
+
+def result(**implementations):
+    found = {peers.OURS: entry(1.0)} | implementations
+    return {"order": 2, "reduction": "stride", "ways": 5, "steps": 1, "implementations": found}
+
+
+def test_fastest_exact_peer_is_neither_inexact_nor_unmeasured_nor_ours():
+    found = result(
+        slow=entry(2.5),
+        quick=entry(1.4),
+        inexact=entry(0.5, error=1e-3),
+        unknown=entry(0.6, error=None),
+        missing={"reason": "not installed"},
+        failed=entry(reason="crashes"),
+    )
+    assert peers.fastest_exact(found) == ("quick", 1.4)
+    assert peers.fastest_exact(result(inexact=entry(0.5, error=2e-9), missing={"reason": "not installed"})) is None
+
+
+def test_conclusions_count_the_settings_that_reach_the_target():
+    record = {"results": [result(a=entry(1.31), b=entry(3)), result(a=entry(1.29)), result(a=entry(1.1, error=1e-2))]}
+    reached, missed, none, total = peers.conclusions(record)
+    assert "MAML, stride, 5-way, 1 step" in reached and "a, takes 1.31" in reached and "reaches 1.3" in reached
+    assert "misses 1.3" in missed and "no exact peer" in none
+    assert total == "1 of 3 settings reach 1.3; lowest 1.29, median 1.30, highest 1.31"
+
+
+def test_our_own_inexact_gradient_reaches_no_target():
+    record = {"results": [result(a=entry(2.0)) | {}]}
+    record["results"][0]["implementations"][peers.OURS]["error_float64"] = 1e-3
+    line, total = peers.conclusions(record)
+    assert "ours is not exact (error 1.0e-03)" in line and total == "0 of 1 settings reach 1.3"
+
+
+def test_ratios_are_medians_over_rounds_of_paired_times():
+    found = {peers.OURS: entry() | {"seconds": [1, 10, 2]}, "a": entry() | {"seconds": [2, 15, 2]}, "b": entry()}
+    found["c"] = {"reason": "crashes", "seconds": [1]}
+    peers.add_ratios(found)
+    assert found["a"]["ratio"] == {"median": 1.5, "quartiles": [1.25, 1.75]}
+    assert found[peers.OURS]["ratio"]["median"] == 1 and "ratio" not in found["b"] and "ratio" not in found["c"]
+
+
+def test_who_could_not_run_is_named_with_the_reason():
+    record = {"results": [result(a={"reason": "not installed"}), result(a={"reason": "not installed"})]}
+    assert peers.reasons(record) == ["a: not installed (all settings)"]
+    record = {"results": [result(a=entry(2.0, reason_float64="TypeError: no")), result(a=entry(2.0))]}
+    assert peers.reasons(record) == ["a in float64: TypeError: no (MAML, stride, 5-way, 1 step)"]
+
+
+def test_a_peer_that_fails_says_why_in_one_line_without_folders():
+    def fails():
+        raise OSError("cannot open /some/where/library.so\nand more")
+
+    assert peers.attempt(fails) == (None, "OSError: cannot open library.so")
+
+
+def test_a_peer_that_is_not_there_is_listed(monkeypatch):
+    def version(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = peers.find_peers()
+    assert found.keys() == PEERS.keys()
+    assert {name for name, of in found.items() if of["reason"] == "not installed"} == set(list(PEERS)[2:])
+    assert peers.drivers(found).keys() == {peers.OURS, "plain loop", "vmapped example"}
+
+
+def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    try:
+        peers.main(
+            device="cpu", threads=1, tasks=2, filters=4, queries=1, rounds=2, seconds=0, quick=True, folder=tmp_path
+        )
+    finally:
+        torch.set_num_threads(threads)
+    record = read_json(tmp_path / "peers.json")
+    assert record["kind"] == "peers" and origin(record) and (tmp_path / "peers.png").stat().st_size > 10_000
+    assert {(r["order"], r["reduction"]) for r in record["results"]} == {
+        (o, r) for o in (1, 2) for r in ("stride", "max-pool")
+    }
+    for found in record["results"]:
+        assert found["tasks"] == 2 and found["rounds"] == 2
+        assert found["implementations"].keys() == {peers.OURS, *PEERS}
+        for name, of in found["implementations"].items():
+            if of["reason"]:
+                assert "\n" not in of["reason"] and "ratio" not in of
+                continue
+            assert len(of["seconds"]) == 2 and min(of["seconds"]) > 0 and of["ratio"]["median"] > 0
+            assert of["error_float32"] < 1e-4 or not of["exact"]
+            # The vmapped example goes backward through vmap twice, which PyTorch gets slightly wrong.
+            assert of["exact"] == ((name, found["order"]) != ("vmapped example", 2)), name
+        assert found["implementations"][peers.OURS]["ratio"]["median"] == 1
+    printed = capsys.readouterr().out
+    assert all(line in printed.replace("\n", "") for line in peers.conclusions(record))
+
+
+@pytest.mark.parametrize("device, name", [("CPU", "peers"), ("NVIDIA H200", "peers-nvidia-h200")])
+def test_records_of_other_devices_have_names_of_their_own(device, name):
+    assert peers.file_name({"hardware": {"device": device}}) == name
