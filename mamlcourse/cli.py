@@ -264,6 +264,7 @@ def results(
     _check_output(folder / "table.png", ".png")
     papers.papers_figure(cells).savefig(folder / "table.png", dpi=110)
     for setting in dict.fromkeys(where for where, _ in cells):
+        sections.append(f"## {setting}: the same test tasks\n\n{papers.markdown(papers.paired_rows(cells, setting))}")
         sections.append(f"## {setting}: how steady\n\n{papers.markdown(papers.stability_rows(cells, setting))}")
         sections.append(f"## {setting}: by budget\n\n{papers.markdown(papers.budget_rows(cells, setting))}")
         for against in ("tasks", "seconds"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import hypot
 from pathlib import Path
 from statistics import fmean, stdev
@@ -68,6 +69,12 @@ def _over_seeds(records: list[dict], name: str, tasks: int | None = None) -> tup
     return fmean(by_task), half_interval(by_task)
 
 
+def _title(name: str) -> str:
+    """The algorithm of a cell in words, and the protocol where it is not its own."""
+    algorithm, *protocol = name.split("-by-")
+    return TITLES[algorithm] + (f" ({protocol[0]} protocol)" if protocol else "")
+
+
 def rows(cells: dict) -> list[list[str]]:
     """The table as rows of text, the heading first: each setting and algorithm, published beside ours."""
     heading = [
@@ -81,7 +88,7 @@ def rows(cells: dict) -> list[list[str]]:
             algorithm = name.split("-by-")[0]
             published = PUBLISHED.get(algorithm, {}).get(setting)
             quoted = "" if published is None else _percent(*(p and p / 100 for p in published))
-            title = TITLES[algorithm] + (f" ({name.split('-by-')[1]} protocol)" if "-by-" in name else "")
+            title = _title(name)
             records = cells.get((setting, name))
             if records is None:
                 command = f"`mamlcourse reproduce {setting} --algorithm {algorithm}`"
@@ -128,7 +135,7 @@ def stability_rows(cells: dict, setting: str) -> list[list[str]]:
         rises = [100 * fmean(values) for values in zip(*(part["overshoot_by_step"][:trained] for part in longer))]
         tenth = len(records[0]["task_accuracies"]) // 10 or 1
         table.append([
-            name, f"{100 * fmean(stdev(record['task_accuracies']) for record in records):.1f}",
+            _title(name), f"{100 * fmean(stdev(record['task_accuracies']) for record in records):.1f}",
             f"{100 * fmean(fmean(sorted(record['task_accuracies'])[:tenth]) for record in records):.1f}",
             f"{100 * stdev(means):.2f}" if len(means) > 1 else "one seed",
             ", ".join(f"{100 * value:.1f}" for value in at), ", ".join(f"{value:.0f}" for value in rises),
@@ -136,24 +143,51 @@ def stability_rows(cells: dict, setting: str) -> list[list[str]]:
     return table
 
 
+def paired_rows(cells: dict, setting: str) -> list[list[str]]:
+    """How far apart the algorithms of one setting are on the same test tasks, the heading first: each pair with the
+    95% interval of the mean difference over the tasks. Runs whose test tasks differ are not compared."""
+    table = [["on the same tasks", "points more, 95% interval over tasks"]]
+    named = [(name, records) for (where, name), records in cells.items() if where == setting]
+    for one, other in combinations(named, 2):
+        if not _same_test(one[1][0]["plan"], other[1][0]["plan"]):
+            continue
+        by_task = [[fmean(values) for values in zip(*(r["task_accuracies"] for r in records))]
+                   for _, records in (one, other)]  # fmt: skip
+        differences = [a - b for a, b in zip(*by_task)]
+        first, second = (one, other) if fmean(differences) >= 0 else (other, one)
+        mean, half = 100 * abs(fmean(differences)), 100 * half_interval(differences)
+        verdict = "clearly" if mean > half else "not clearly"
+        table.append([f"{_title(first[0])} than {_title(second[0])}", f"{mean:.2f} ± {half:.2f}, {verdict}"])
+    return table
+
+
+def _same_test(one: dict, other: dict) -> bool:
+    """Whether two plans test on the same tasks."""
+    same = ("test_queries", "test_tasks", "setting")
+    data = ("dataset", "split", "validation", "ways", "shots", "test_rotations")
+    return all(one[name] == other[name] for name in same) and all(
+        one["problem"][name] == other["problem"][name] for name in data
+    )
+
+
 def budget_rows(cells: dict, setting: str, minutes=(1, 10, 60)) -> list[list[str]]:
     """Validation accuracy of each algorithm after so many minutes of training, the heading first.
 
     It is read from the learning curves, so a schedule that would have ended earlier on a smaller budget is not
-    there to help: a lower bound for recipes that anneal their rate.
+    there to help: a lower bound for recipes that anneal their rate. A point counts up to a tenth after the time.
     """
     table = [["algorithm", *(f"after {m} min (%)" for m in minutes), "trained on"]]
     for (where, name), records in cells.items():
         if where != setting:
             continue
-        row = [name]
+        row = [_title(name)]
         for budget in minutes:
             reached = [
-                [point["validation_accuracy"] for point in record["curve"] if point["seconds"] <= 60 * budget][-1:]
+                [point["validation_accuracy"] for point in record["curve"] if point["seconds"] <= 66 * budget][-1:]
                 for record in records
             ]
             longest = min(record["training_seconds"] for record in records)
-            known = all(reached) and 60 * budget <= longest
+            known = all(reached) and 60 * budget <= 1.1 * longest
             row.append(f"{100 * fmean(values[0] for values in reached):.1f}" if known else NOT_MEASURED)
         table.append([*row, _training(records)])
     return table
@@ -205,7 +239,7 @@ def learning_curves(cells: dict, setting: str, against: str = "tasks") -> Figure
             axes.plot(
                 *zip(*points), color=COLOURS[algorithm], marker=MARKS[algorithm], markevery=5, markersize=4,
                 linestyle="--" if protocol else "-",
-                label=(TITLES[algorithm] + (f" ({protocol[0]} protocol)" if protocol else "")) if first else None,
+                label=_title(name) if first else None,
             )  # fmt: skip
     axes.set_xscale("log")
     axes.legend(fontsize=8)

@@ -140,6 +140,15 @@ def test_the_table_reads_the_results_and_says_what_was_not_measured(finished):
         assert figure.axes
 
 
+def test_algorithms_are_compared_on_the_same_tasks_only(finished):
+    cells = papers.load_results(finished / "results")
+    assert len(papers.paired_rows(cells, "5w1s")) == 1  # the protocols test on different tasks
+    plus = cells["5w1s", "maml++"][0]
+    lower = plus | {"task_accuracies": [accuracy - 0.1 for accuracy in plus["task_accuracies"]]}
+    pairs = papers.paired_rows({("5w1s", "maml-by-maml++"): [lower], ("5w1s", "maml++"): [plus]}, "5w1s")
+    assert pairs[1] == ["MAML++ than MAML (maml++ protocol)", "10.00 ± 0.00, clearly"]
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [

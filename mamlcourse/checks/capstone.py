@@ -34,7 +34,7 @@ def problem(build_model, build_tasks) -> None:
         raise CheckFailed("Network and tasks are both the course's own: bring a network or a family of tasks.")
     if not all(torch.equal(a, b) for one, two in zip(train, again) for a, b in zip(one, two)):
         raise CheckFailed("build_tasks gave other tasks for the same seed: nobody could repeat your run.")
-    if all(torch.equal(train[0].support_x, batch.support_x) for batch in train):
+    if all(torch.equal(a, b) for batch in train for a, b in zip(train[0], batch)):
         raise CheckFailed("Every meta-batch of build_tasks is the same: there must be new tasks in each.")
     _judge_leakage(train, test)
     _judge_fit(model, train)
@@ -94,7 +94,15 @@ def _judge_leakage(train, test):
 def _judge_fit(model, train):
     batch = train[0]
     x, y = batch.support_x[0], batch.support_y[0]
-    outputs = call(model, x)
+    if x.is_floating_point() and x.dtype != next(model.parameters()).dtype:
+        raise CheckFailed(f"The inputs are {x.dtype}, but the model's weights {next(model.parameters()).dtype}: give "
+                          "inputs as float32, x.float().")
+
+    def answer(x):
+        return model(x)
+
+    answer.__name__ = "The model"
+    outputs = call(answer, x)
     if y.dtype == torch.int64:
         highest = int(torch.cat([batch.support_y.flatten(), batch.query_y.flatten()]).max())
         if outputs.ndim != 2 or outputs.shape[1] <= highest:
@@ -115,20 +123,32 @@ def _judge_fit(model, train):
 @check
 def evidence(measured, choice, claim) -> None:
     """Exercise 09, part 2: {algorithm: {"scores": one for each test task, "seconds": s}}, a choice, and a claim."""
+    if not measured and choice is None and claim is None:
+        raise CheckFailed("The evidence is still empty: fill `measured`, `choice` and `claim` in the cell above first.")
     if not isinstance(measured, dict) or len(measured) < 2:
         raise CheckFailed("The evidence must be a dictionary with at least two algorithms: a choice needs an "
                           "alternative.")
     for name, found in measured.items():
         if not isinstance(found, dict) or not {"scores", "seconds"} <= found.keys():
             raise CheckFailed(f'The evidence of {name!r} must be a dictionary with "scores" and "seconds".')
-        scores = [float(score) for score in found["scores"]]
+        try:
+            scores = [float(score) for score in found["scores"]]
+        except (TypeError, ValueError, RuntimeError):
+            raise CheckFailed(f"The scores of {name!r} must be a list with one number for each test task.") from None
         if len(scores) < ENOUGH_TASKS:
             raise CheckFailed(f"{name!r} has {len(scores)} scores, but at least {ENOUGH_TASKS} test tasks are needed.")
         if not all(map(math.isfinite, scores)):
             raise CheckFailed(f"A score of {name!r} is not finite.")
         if len(set(scores)) == 1:
+            if not any(scores):
+                raise CheckFailed(f"All scores of {name!r} are zero: MAML's loss is the cross-entropy unless you hand "
+                                  "in another one, as in MAML(model, name, loss=mse_loss).")
             raise CheckFailed(f"All scores of {name!r} are equal: give each task's own score, not their mean.")
-        if not float(found["seconds"]) > 0:
+        try:
+            seconds = float(found["seconds"])
+        except (TypeError, ValueError, RuntimeError):
+            raise CheckFailed(f"The seconds of {name!r} must be one number, the training time.") from None
+        if not seconds > 0:
             raise CheckFailed(f"The seconds of {name!r} are {found['seconds']}, but training takes some time: measure "
                               "it.")
     lengths = {name: len(found["scores"]) for name, found in measured.items()}

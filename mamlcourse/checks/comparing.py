@@ -24,6 +24,9 @@ def paired_interval(function) -> None:
             (-mean, "The difference has the opposite sign: it is the first minus the second."),
             (statistics.median([a - b for a, b in zip(first, second)]),
              "This is the median of the differences, but their mean is asked for."),
+            (mean - half,
+             "These are the ends of the interval, but its middle, the mean difference, and half its width are asked "
+             "for."),
         ))  # fmt: skip
         compare("The half interval", seen, half, mistakes, tolerance=1e-3)
 

@@ -192,7 +192,7 @@ def compare(what: str, seen, expected, mistakes=(), tolerance: float = TOLERANCE
     bound = tolerance * _scale(expected)
     names = list(expected) if isinstance(expected, dict) else [None]
     name, (s, e) = max(zip(names, pairs), key=lambda pair: _distance(*pair[1]))
-    where = f" for {name!r}" if name is not None else ""
+    where = f": {name!r}" if name is not None else ""
     raise CheckFailed(
         f"{what}{where} is off: expected {_show(e)}, came {_show(s)}, largest difference {_distance(s, e):.3g}, "
         f"tolerance {bound:.1g}."
@@ -268,7 +268,13 @@ class Untouched:
                     f"You updated the parameters in place: {name!r} of the input has changed, but the start is needed "
                     "again for every task, so build new tensors instead."
                 )
-            if id(self.tensors[name]) != self.objects[name]:
+            tensor = self.tensors[name]
+            if tensor.is_leaf and tensor.grad is not None:
+                raise CheckFailed(
+                    f"A call of backward() has left its gradient in .grad of {name!r}, where the next one would be "
+                    "added to it: take gradients with torch.autograd.grad, which leaves the start as it is."
+                )
+            if id(tensor) != self.objects[name]:
                 raise CheckFailed(
                     f"You put a new tensor into the input dictionary under {name!r}: the caller's parameters must "
                     "stay as they are, so build a new dictionary."

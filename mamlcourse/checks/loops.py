@@ -53,11 +53,12 @@ def _train(parameters, batches, rate, combine, sign=-1):
     return parameters, losses
 
 
-def _one_by_one(parameters, batches, rate):
+def _one_by_one(parameters, batches, rate, shared=False):
     for batch in batches:
+        length = rate / len(batch[0]) if shared else rate
         for task in zip(*batch):
             slope = bowl_slopes(parameters, *task)
-            parameters = {name: p - rate * slope[name] for name, p in parameters.items()}
+            parameters = {name: p - length * slope[name] for name, p in parameters.items()}
     return parameters
 
 
@@ -102,9 +103,9 @@ def outer_loop(meta_train) -> None:
          "batch."),
         (_train(start, batches, rate, twice_divided)[0],
          "The mean was divided by the number of tasks once more: the step is too short."),
-        (_one_by_one(start, batches, rate),
-         "The parameters moved after every task: all tasks of a meta-batch must start from the same parameters, and "
-         "one update comes at its end."),
+        *[(_one_by_one(start, batches, rate, shared),
+           "The parameters moved after every task: all tasks of a meta-batch must start from the same parameters, and "
+           "one update comes at its end.") for shared in (False, True)],
         (_adding_up(start, batches, rate),
          "The gradients of earlier batches are still counted: set the sum (or .grad) back to zero before each batch."),
         (start, "The parameters came back as they were: return the trained ones."),
@@ -172,9 +173,13 @@ def every_task_counts(detector) -> None:
     for name, (_, version) in VERSIONS.items():
         answers = []
         for _ in range(2):
-            parameters = _bowl_start(generator)
+            parameters, batch = _bowl_start(generator), bowls(generator, 5)
+            before = [part.clone() for part in batch]
             with torch.random.fork_rng(devices=[]):
-                answers.append(call(detector, version, bowl_loss, parameters, bowls(generator, 5)))
+                answers.append(call(detector, version, bowl_loss, parameters, batch))
+            if not all(map(torch.equal, batch, before)):
+                raise CheckFailed("Your test changed the batch that it was given: write the other task into a copy, "
+                                  "part.clone().")
         said[name] = _verdict(answers)
     _judge_detector(said, {name: right for name, (right, _) in VERSIONS.items()}, {
         "last":
@@ -184,8 +189,8 @@ def every_task_counts(detector) -> None:
         "It says True for the version in which only the first task counts: replacing the first task alone is not "
         "enough, try every task.",
         "middle":
-        "It says True for the version that leaves out the task in the middle: turning the batch around does not show "
-        "that, so replace every single task in turn.",
+        "It says True for the version that leaves out the task in the middle: turning the batch around, or leaving "
+        "tasks out, does not show that, so replace every single task in turn.",
         "rounded":
         "It says True for a version in which only the last task counts and the last digits tremble: compare with a "
         "tolerance (torch.allclose), not exactly.",

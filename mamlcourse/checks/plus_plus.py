@@ -137,6 +137,9 @@ def _judge_multi_step(function, weights, generator):
         (by_step[-1], "Only the last step was graded: add weight times query loss after every step."),
         (sum(by_step[1:]), "The weights were not used: each loss counts as much as its weight says."),
         (sum(by_step[1:]) / len(weights), "The weights were not used: this is the plain mean over the steps."),
+        (weighted(by_step[1:], [w for w in weights if w > 0]),
+         "Where a weight is zero the inner step was left out too: only the query pass may be, for each weight belongs "
+         "to a step."),
         (weighted(by_step[1:], weights[::-1]),
          "The weights are in the reverse order: the first belongs to the first step."),
         (weighted(losses([mean])[:1], [1.0]),
@@ -152,8 +155,8 @@ def _judge_multi_step(function, weights, generator):
     compare("The gradient of the multi-step loss at the start", back, exact)
     if passes > sum(w > 0 for w in weights):
         raise CheckFailed(
-            f"{passes} query passes were made for {sum(w > 0 for w in weights)} weights above zero: a loss that "
-            "counts for nothing need not be worked out, and passes are what the multi-step loss costs."
+            f"{passes} query passes were made, but the number of weights above zero is {sum(w > 0 for w in weights)}: "
+            "a loss that counts for nothing need not be worked out, and passes are what the multi-step loss costs."
         )
     if steps_taken > len(weights):
         raise CheckFailed(f"{steps_taken} inner steps were taken, but {len(weights)} are enough: go on from the last.")
@@ -189,9 +192,11 @@ def _judge_rates(adapt, generator, trained, steps):
     untouched.check()
     rates_untouched.check()
 
-    def path(parameters, rate_at):
+    def path(parameters, rate_at, slope_at=lambda p: p):
         for step in range(steps):
-            parameters = {n: p - rate_at(n, step) * stiff[n] * (p - goal[n]) for n, p in parameters.items()}
+            parameters = {
+                n: p - rate_at(n, step) * stiff[n] * (slope_at(p) - goal[n]) for n, p in parameters.items()
+            }
         return parameters
 
     fixed = {name: rate.detach() for name, rate in rates.items()}
@@ -231,12 +236,17 @@ def _judge_rates(adapt, generator, trained, steps):
     twin_rates = {name: rate.detach().clone().requires_grad_() for name, rate in rates.items()}
     learnable = [*twins.values(), *twin_rates.values()]
     exact = _derivative(path(twins, lambda n, s: twin_rates[n][last(s)]), weights, learnable)
+    no_graph = path(twins, lambda n, s: twin_rates[n][last(s)], torch.Tensor.detach)
+    first_order = _derivative(no_graph, weights, learnable)
     nothing = torch.zeros(trained, dtype=torch.float64)
     for place, name in enumerate(rates, start=2):
         compare(f"The gradient for the rates of {name!r}", back[place], exact[place], (
             (nothing,
              "No gradient comes back to the rates, so they would never be learned: use the tensors themselves, "
              "without .item(), float() or detach()."),
+            (first_order[place],
+             "The parameters are right, but the gradient of the rates and the start's is first order: did you forget "
+             "create_graph=True?"),
         ))  # fmt: skip
     for place, name in enumerate(start):
         compare(f"The gradient for the start of {name!r}", back[place], exact[place], (
@@ -300,6 +310,12 @@ def _judge_norm(function, generator, step, trained=3, epsilon=1e-5):
          "The mean was taken over the examples alone, for each pixel: height and width belong to it."),
         (scaled(normal(everything, correction=1), g[row], b[row]),
          "The variance was divided by n - 1: batch normalisation divides by n (correction=0)."),
+        *[(scaled(normal((0, 1, 2, 3), correction), g[row], b[row]),
+           "Mean and variance were taken over all channels together: each channel has its own.")
+          for correction in (0, 1)],
+        (scaled((x - x.mean(everything, keepdim=True)) / (x.std(everything, correction=0, keepdim=True) + epsilon),
+                g[row], b[row]),
+         "Epsilon was added to the root, but belongs under it: the root is of variance + eps."),
         (scaled(normal(everything, epsilon=0), g[row], b[row]), "Epsilon is missing: the root is of variance + eps."),
         (right, "Gain and bias were not used."),
         (right * g[row][:, None, None], "The bias was not added."),
@@ -308,7 +324,7 @@ def _judge_norm(function, generator, step, trained=3, epsilon=1e-5):
         (scaled(x, g[row], b[row]),
          "Nothing was normalised: subtract the mean and divide by the standard deviation."),
     ]  # fmt: skip
-    compare("The normalised activations", seen, scaled(right, g[row], b[row]), mistakes)
+    compare("The result of step_norm", seen, scaled(right, g[row], b[row]), mistakes)
     weights = uniform(generator, *x.shape)
     back = torch.zeros_like(g)
     if seen.requires_grad:
