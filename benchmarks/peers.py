@@ -244,6 +244,17 @@ def conclusions(record: dict) -> list[str]:
     return [*lines, total + spread]
 
 
+def markdown(record: dict) -> str:
+    """For each setting the fastest exact peer and its time as a multiple of ours, as a Markdown table."""
+    lines = ["| setting | fastest exact peer | its time / ours (quartiles) |", "| --- | --- | ---: |"]
+    for result in record["results"]:
+        fastest = fastest_exact(result)
+        if fastest is not None:
+            low, high = result["implementations"][fastest[0]]["ratio"]["quartiles"]
+            lines.append(f"| {in_words(result)} | {fastest[0]} | {fastest[1]:.2f} ({low:.2f} to {high:.2f}) |")
+    return "\n".join(lines)
+
+
 def reasons(record: dict) -> list[str]:
     """Who could not be measured and why, one line for each reason."""
     found = {}

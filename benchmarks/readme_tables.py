@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
+import peers
+
+from mamlcourse import papers
 from mamlcourse.comparison import caption, markdown, recommendation
-from mamlcourse.records import read_json
+from mamlcourse.records import origin, read_json
 
 ROOT = Path(__file__).parent.parent
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+PAPERS = re.compile(r"<!-- papers: (\S+) (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -19,7 +24,25 @@ def filled(text: str) -> str:
         source = f"Measured by `{record['command']}`, raw values in [{match[1]}]({match[1]}).\n"
         return f"<!-- table: {match[1]} -->\n{body}\n{source}<!-- end of table -->"
 
-    return TABLE.sub(table, text)
+    def papers_table(match):
+        folder, setting = match.groups()
+        cells = papers.load_results(ROOT / folder)
+        heading, *body = papers.rows(cells)
+        measured = [row for row in body if row[0] == setting and row[3] != papers.NOT_MEASURED]
+        parts = [
+            [heading, *measured], papers.paired_rows(cells, setting), papers.stability_rows(cells, setting),
+            papers.budget_rows(cells, setting, (1, 10, 50)),
+        ]  # fmt: skip
+        sources = [origin(records[0]) for (where, _), records in cells.items() if where == setting]
+        body = "\n\n".join([*map(papers.markdown, parts), "\n".join(f"- {source}" for source in sources)])
+        return f"<!-- papers: {folder} {setting} -->\n{body}\n<!-- end of table -->"
+
+    def peers_table(match):
+        record = read_json(ROOT / match[1])
+        body = f"{peers.markdown(record)}\n\n{peers.conclusions(record)[-1]}. {origin(record)}"
+        return f"<!-- peers: {match[1]} -->\n{body}\n<!-- end of table -->"
+
+    return PEERS.sub(peers_table, PAPERS.sub(papers_table, TABLE.sub(table, text)))
 
 
 if __name__ == "__main__":
