@@ -210,20 +210,25 @@ def papers_figure(cells: dict) -> Figure:
                     place - 0.15, published[0], yerr=published[1] or 0, color="grey", marker="_", markersize=12,
                     capsize=3, label="published",
                 )  # fmt: skip
-            if (setting, name) in cells:
-                mean, half = _over_seeds(cells[setting, name], "task_accuracies")
+            ours = {key: records for (where, key), records in cells.items()
+                    if where == setting and key.split("-by-")[0] == name}  # fmt: skip
+            for key, records in ours.items():
+                mean, half = _over_seeds(records, "task_accuracies")
                 axes.errorbar(
                     place + 0.15, 100 * mean, yerr=100 * half, color=COLOURS[name], marker=MARKS[name], capsize=3,
-                    label="ours",
+                    fillstyle="full" if key == name else "none",
                 )  # fmt: skip
-            else:
+            if not ours:
                 axes.text(place + 0.15, 0.02, "not measured", rotation=90, fontsize=7, color="grey", ha="center",
                           va="bottom", transform=axes.get_xaxis_transform())  # fmt: skip
         axes.set_xticks(range(len(ALGORITHMS)), [TITLES[name] for name in ALGORITHMS], rotation=60, fontsize=8)
         ways, shots = SETTINGS[setting]
         axes.set_title(f"{ways}-way {shots}-shot", fontsize=10)
         axes.set_ylabel("test accuracy (%)" if setting == "5w1s" else "")
-    figure.suptitle("Omniglot: published (grey bars) and measured (coloured marks), 95% intervals", fontsize=10)
+    figure.suptitle(
+        "Omniglot: published (grey bars) and measured (coloured marks; hollow: not by the algorithm's own protocol), "
+        "95% intervals", fontsize=10,
+    )  # fmt: skip
     return figure
 
 
