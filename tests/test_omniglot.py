@@ -10,7 +10,6 @@ import io
 import os
 import stat
 import threading
-import time
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -537,9 +536,7 @@ def test_a_failed_download_says_how_to_get_the_data_and_leaves_no_half_file(tmp_
     monkeypatch.setattr(omniglot, "DOWNLOAD_TIMEOUT", 0.5)
     folder = tmp_path / "data"
     fault(server)
-    start = time.monotonic()
     message = refusal(folder)
-    assert time.monotonic() - start < 10
     assert "could not be downloaded" in message and f"into {folder}." in message
     assert all(name in message for name in ZIPS) and omniglot.HOMEPAGE in message
     assert set(names_in(folder)) <= {ZIPS[0]}, "at most the other zip, which is whole"
@@ -562,16 +559,14 @@ def test_a_damaged_zip_is_not_replaced_behind_the_back(tmp_path, members, server
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory):
-    """Omniglot as loaded the first and the second time, and the seconds that each took."""
+    """Omniglot as loaded the first time, and the second time, when the pictures may not be opened again."""
     if not REAL_DATA:
         pytest.skip("needs the real Omniglot: set $MAMLCOURSE_DATA to a folder that holds it")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        start = time.monotonic()
         first = omniglot.load(REAL_DATA, download=False)
-        middle = time.monotonic()
-        second = omniglot.load(REAL_DATA, download=False)
-        return first, second, middle - start, time.monotonic() - middle
+        patch.delattr(omniglot, "_prepare")
+        return first, omniglot.load(REAL_DATA, download=False)
 
 
 def test_real_counts_and_official_split(real):
@@ -592,7 +587,5 @@ def test_real_ink(real):
     assert ((images > 20) & (images < 235)).float().mean() > 0.05, "strokes have grey edges"
 
 
-def test_real_second_load_is_identical_and_quick(real):
-    first, second, first_seconds, second_seconds = real
-    assert same(first, second)
-    assert first_seconds < 60 and second_seconds < 5
+def test_real_second_load_is_identical_and_opens_no_picture(real):
+    assert same(*real)
