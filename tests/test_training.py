@@ -429,6 +429,15 @@ def test_ctrl_c_in_the_last_iteration_changes_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     maml, path = regressor(), tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
