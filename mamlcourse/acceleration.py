@@ -21,9 +21,9 @@ from .inspection import widest_output
 from .kernels import for_loop, for_vmap
 
 BACKENDS = ("auto", "loop", "threads", "vmap")
-# Numbers in the largest layer output of one task up to which vmap was measured to be faster than threads on several
-# cores, and than the loop on one (results/backends.json).
-WIDE, WIDE_ON_ONE_CORE = 150_000, 300_000
+# Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop on one core
+# and than threads on two (results/backends.json).
+WIDE = 300_000
 
 
 def choose(backend: str, model: nn.Module, batch=None) -> str:
@@ -45,11 +45,10 @@ def choose(backend: str, model: nn.Module, batch=None) -> str:
         return "auto"
     # Few numbers in a layer: the time goes to the number of calls, and vmap makes one of many. Many: it goes to
     # arithmetic, and there vmap loses, as it turns convolutions with weights for each task into grouped ones.
-    cores = torch.get_num_threads()
     examples = max(batch.support_x.shape[1], batch.query_x.shape[1]) / batch.support_x.shape[1]
-    if widest_output(model, batch.support_x[0]) * examples <= (WIDE_ON_ONE_CORE if cores == 1 else WIDE):
+    if widest_output(model, batch.support_x[0]) * examples <= WIDE:
         return "vmap"
-    return "threads" if cores > 1 else "loop"
+    return "threads" if torch.get_num_threads() > 1 else "loop"
 
 
 class Calculus(NamedTuple):

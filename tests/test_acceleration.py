@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, load_characters
-from mamlcourse.acceleration import WIDE, WIDE_ON_ONE_CORE, choose
+from mamlcourse.acceleration import WIDE, choose
 from mamlcourse.inspection import widest_output
 
 
@@ -35,11 +35,11 @@ def test_looking_at_a_model_leaves_no_trace():
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
-@pytest.mark.parametrize("threads, limit, slow", [(1, WIDE_ON_ONE_CORE, "loop"), (2, WIDE, "threads")])
-def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, limit, slow, cores):
+@pytest.mark.parametrize("threads, slow", [(1, "loop"), (2, "threads")])
+def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, slow, cores):
     cores(threads)
     numbers = 14 * 14 * 8 * 5  # of one query drawing in each class
-    few, many = limit // numbers, limit // numbers + 1
+    few, many = WIDE // numbers, WIDE // numbers + 1
     for queries, expected in ((few, "vmap"), (many, slow)):
         # As many drawings as that are not there: repeat one.
         given = batch(1)
