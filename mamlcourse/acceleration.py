@@ -23,7 +23,7 @@ from .kernels import for_loop, for_vmap
 BACKENDS = ("auto", "loop", "threads", "vmap")
 # Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop on one core
 # and than threads on two (results/backends.json).
-WIDE = 300_000
+WIDE = 200_000
 
 
 def choose(backend: str, model: nn.Module, batch=None) -> str:
