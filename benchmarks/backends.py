@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mamlcourse import MAML
 from mamlcourse.acceleration import choose
+from mamlcourse.errors import InputError, check_number
 from mamlcourse.inspection import widest_output
 from mamlcourse.problems import Problem
 from mamlcourse.records import provenance, write_json
@@ -62,6 +63,9 @@ def main(
     json: Annotated[Path, typer.Option(help="Result file.")] = Path("results/backends.json"),
 ):
     """Time the backends on Conv4 of several sizes."""
+    check_number("rounds", rounds, at_least=1)
+    for number in threads:
+        check_number("threads", number, at_least=1)
     start, before, rows = provenance(), torch.get_num_threads(), []
     try:
         for number, filters, reduction, episode, name in product(threads, FILTERS, REDUCTIONS, EPISODES, ORDERS):
@@ -88,4 +92,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except InputError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

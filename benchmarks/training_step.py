@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mamlcourse import capture, learner
+from mamlcourse.errors import InputError, check_number
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
 from mamlcourse.reproduction import plan
@@ -159,6 +160,8 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Result file; default results/training-step-DEVICE.json.")] = None,
 ):
     """Time whole training steps on the built-in characters."""
+    check_number("rounds", rounds, at_least=1)
+    check_number("steps", steps, at_least=1)
     chosen, before = choose_device(device), torch.get_float32_matmul_precision()
     start = provenance(chosen)
     problem = dict(dataset="glyphs", split="alphabet", validation=None, filters=filters)
@@ -189,4 +192,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except InputError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

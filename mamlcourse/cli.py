@@ -253,13 +253,19 @@ def results(
 ):
     """Make the papers' table, and figures, from the result files of `reproduce`; they are left in the same folder."""
     cells = papers.load_results(folder)
+    if not cells:
+        raise InputError(f"There is no result file in {folder}: name a folder that `mamlcourse reproduce` wrote to.")
     heading, *body = papers.rows(cells)
     shown = Table(title="Omniglot: published and measured", title_justify="left")
-    for title in heading:
-        shown.add_column(title, overflow="fold")
+    terse = (0, 1, 2, 3, 4)  # the rest is too wide for a terminal
+    for column in terse:
+        shown.add_column(heading[column], overflow="fold")
     for row in body:
-        shown.add_row(*row)
+        if row[3] != papers.NOT_MEASURED:
+            shown.add_row(*(row[column] for column in terse))
     console.print(shown)
+    missing = sum(row[3] == papers.NOT_MEASURED for row in body)
+    typer.echo(f"Not measured: {missing} more; the table below names the command for each.")
     sections = [f"# Omniglot\n\nMade by `mamlcourse results`.\n\n{papers.markdown([heading, *body])}"]
     _check_output(folder / "table.png", ".png")
     papers.papers_figure(cells).savefig(folder / "table.png", dpi=110)
