@@ -185,6 +185,9 @@ def test_commands(finished, tmp_path, monkeypatch):
     assert {path.name for path in (finished / "results").glob("*.png")} == {
         "table.png", "5w1s-tasks.png", "5w1s-seconds.png",
     }  # fmt: skip
+    assert "MAML++" in made.output and "Not measured: 22 more" in made.output
+    refused = runner.invoke(app, ["results", str(tmp_path / "elsewhere")])
+    assert "There is no result file" in str(refused.exception) and not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.skipif(omniglot.find().kind == "nothing", reason="Omniglot is not here: set MAMLCOURSE_DATA")
