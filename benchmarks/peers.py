@@ -8,8 +8,12 @@ The same network, weights and tasks for all of them; benchmarks/peer_drivers.py 
 
 1. Errors: the distance of the whole gradient to that of the plain loop, written out to its batch normalisation, in
    float64; once computed in float64 (below 1e-9 it is called exact), once in float32; on two tasks.
-2. Times: one call to warm up, then rounds. A round times everyone once, in an order of its own, on the same batch: the
-   mean gradient of all its tasks, without an outer step. A ratio is the median over the rounds of (peer's time / ours).
+2. Times: everyone has a process of its own, so that nobody inherits another's threads, memory or settings. One call to
+   warm up, then rounds. A round times everyone once, in an order of its own, on the same batch: the mean gradient of
+   all its tasks, without an outer step. A ratio is the median over the rounds of (peer's time / ours).
+
+Ours comes twice: in one process like everyone else's, and, on a CPU with several threads, as `torchrun` trains, in a
+rank for each thread, the exchange of the gradients included.
 
 A setting has as many rounds as fit into `--seconds`, at least 3 and at most `--rounds`; on a CPU 20 ways take half the
 tasks. The record says how many of both each setting had.
@@ -19,9 +23,12 @@ import copy
 import gc
 import importlib
 import importlib.metadata
+import multiprocessing
 import random
 import re
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -29,6 +36,7 @@ from statistics import median, quantiles
 from typing import Annotated
 
 import torch
+import torch.distributed as dist
 import typer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -39,16 +47,24 @@ from tqdm.auto import tqdm
 
 from mamlcourse import MAML, TaskBatch
 from mamlcourse.acceleration import choose
+from mamlcourse.distributed import Ranks
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.figures import COLOURS, MARKS
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
 
-OURS = "mamlcourse"
+OURS, RANKS = "mamlcourse", "mamlcourse, ranks"
 SHOTS, SEED, EXACT, TARGET = 1, 0, 1e-9, 1.3
 CHECKED_TASKS, FEWEST_ROUNDS = 2, 3
+REST = 0.05  # seconds before each call, in which the threads of the one before go to sleep
 WAYS, STEPS, REDUCTIONS, ORDERS = (5, 20), (1, 5), ("stride", "max-pool"), (2, 1)
 TITLES = {2: "MAML", 1: "FOMAML"}
+KINDS = {
+    "convolution": "convolution",
+    "normalisation": "batch_norm",
+    "pooling": "pool",
+}  # by part of an operator's name
+BOOKKEEPING = {"aten::empty", "aten::empty_like", "aten::detach", "aten::view", "aten::alias", "aten::empty_strided"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +97,13 @@ def ours(model, steps, order):
     return MAML(model, order=order, inner_steps=steps, inner_lr=RATE).meta_gradients
 
 
-def drivers(peers: dict) -> dict:
-    """{name: driver} of ourselves and the peers that are there."""
-    return {OURS: ours} | {name: PEERS[name].driver for name, found in peers.items() if found["reason"] is None}
+def driver_of(name: str):
+    return PEERS[name].driver if name in PEERS else ours
+
+
+def taking_part(peers: dict) -> list[str]:
+    """Ourselves and the peers that are there."""
+    return [OURS, *(name for name, found in peers.items() if found["reason"] is None)]
 
 
 def find_peers() -> dict:
@@ -120,7 +140,7 @@ def attempt(call):
 # Errors.
 
 
-def errors(found: dict, everyone: dict, setting: Setting, device) -> None:
+def errors(found: dict, names: list[str], setting: Setting, device) -> None:
     """Add to {name: entry} how far each gradient is from the plain loop's in float64."""
     model, few = setting.model(device), TaskBatch(*(x[:CHECKED_TASKS] for x in setting.batch(device)))
 
@@ -129,9 +149,9 @@ def errors(found: dict, everyone: dict, setting: Setting, device) -> None:
         return driver(copy.deepcopy(model).to(dtype), setting.steps, setting.order)(batch)[1]
 
     expected = gradient(textbook, torch.float64)
-    for name, driver in everyone.items():
+    for name in names:
         for key, dtype in (("float64", torch.float64), ("float32", torch.float32)):
-            error, reason = attempt(lambda: relative_error(gradient(driver, dtype), expected))  # noqa: B023
+            error, reason = attempt(lambda: relative_error(gradient(driver_of(name), dtype), expected))  # noqa: B023
             found[name][f"error_{key}"] = error
             if reason:
                 found[name][f"reason_{key}"] = reason
@@ -145,34 +165,113 @@ def is_exact(entry: dict) -> bool:
 # Times.
 
 
-def times(found: dict, everyone: dict, setting: Setting, rounds: int, budget: float, device, shuffle) -> None:
+class Runner:
+    """An implementation in processes of its own: one, or several ranks that share the tasks of a batch."""
+
+    def __init__(self, name: str, device, threads: int, ranks: int = 1, store: str = ""):
+        context = multiprocessing.get_context("spawn")
+        self.connections, self.processes = [], []
+        for rank in range(ranks):
+            here, there = context.Pipe()
+            given = (there, name, device, max(threads // ranks, 1), rank, ranks, store)
+            self.processes.append(context.Process(target=serve, args=given, daemon=True))
+            self.processes[-1].start()
+            there.close()
+            self.connections.append(here)
+
+    def ask(self, what):
+        """(the longest time of its processes, None), or (None, why one failed); `what` is a `Setting` to take up, or
+        None for one call."""
+        try:
+            for connection in self.connections:
+                connection.send(what)
+            answers = [connection.recv() for connection in self.connections]
+        except (EOFError, OSError):
+            return None, "its process ended"
+        reasons = [reason for _, reason in answers if reason]
+        return (None, reasons[0]) if reasons else (max(seconds for seconds, _ in answers), None)
+
+    def end(self):
+        for connection, process in zip(self.connections, self.processes):
+            connection.close()
+            process.join()
+
+
+def serve(connection, name, device, threads, rank, ranks, store) -> None:
+    """What a process does: take up settings and time calls, until nobody asks any more."""
+    torch.set_num_threads(threads)
+    if ranks > 1:
+        dist.init_process_group("gloo", store=dist.FileStore(store, ranks), rank=rank, world_size=ranks)
+    call = batch = None
+
+    def take_up(setting):
+        nonlocal call, batch
+        call = None
+        gc.unfreeze()
+        model, batch = setting.model(device), setting.batch(device)
+        call = driver_of(name)(model, setting.steps, setting.order)
+        if ranks > 1:
+            step = MAML(model, order=setting.order, inner_steps=setting.steps, inner_lr=RATE).meta_step
+            call = lambda batch: Ranks(rank, ranks).meta_step(batch, step)  # noqa: E731
+        call(batch)
+        gc.collect()
+        gc.freeze()  # what is there now stays, so that collecting before each call is quick
+        return 0.0
+
+    while True:
+        try:
+            what = connection.recv()
+            answer = attempt(lambda: timed(call, batch, device) if what is None else take_up(what))  # noqa: B023
+            connection.send(answer)
+        except (EOFError, OSError):
+            return
+
+
+@contextmanager
+def runners(peers: dict, device):
+    """{name: Runner} of everyone who can take part."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: Runner(name, device, threads) for name in taking_part(peers)}
+        if no_ranks(device) is None:
+            made[RANKS] = Runner(RANKS, device, threads, threads, str(Path(folder) / "store"))
+        try:
+            yield made
+        finally:
+            for runner in made.values():
+                runner.end()
+
+
+def no_ranks(device) -> str | None:
+    """Why our ranks cannot take part; None where they can."""
+    if device.type == "cuda":
+        return "there is one GPU"
+    return "there is one thread" if torch.get_num_threads() == 1 else None
+
+
+def times(found: dict, made: dict, setting: Setting, rounds: int, budget: float, shuffle) -> None:
     """Add to {name: entry} the seconds of each round; who fails gets a reason and leaves the rounds."""
-    batch, calls = setting.batch(device), {}
-    for name, driver in everyone.items():
-        call, reason = attempt(lambda: driver(setting.model(device), setting.steps, setting.order))  # noqa: B023
-        if reason is None:
-            _, reason = attempt(lambda: call(batch))  # noqa: B023
+    running = []
+    for name, runner in made.items():
+        _, reason = runner.ask(setting)
         found[name] |= {"seconds": []} if reason is None else {"reason": reason}
-        if reason is None:
-            calls[name] = call
-    gc.collect()
-    gc.freeze()  # what is there now stays, so that collecting before each call is quick
+        running += [name] if reason is None else []
     began = time.perf_counter()
     for number in range(rounds):
         if number >= FEWEST_ROUNDS and time.perf_counter() - began > budget:
             break
-        for name in shuffle.sample(sorted(calls), len(calls)):
-            seconds, reason = attempt(lambda: timed(calls[name], batch, device))  # noqa: B023
+        for name in shuffle.sample(sorted(running), len(running)):
+            time.sleep(REST)
+            seconds, reason = made[name].ask(None)
             if reason is None:
                 found[name]["seconds"].append(seconds)
             else:
                 found[name]["reason"] = reason
-                del calls[name]
-    gc.unfreeze()
+                running.remove(name)
 
 
 def timed(call, batch, device) -> float:
-    gc.collect()  # nobody pays for the cycles that another left behind
+    gc.collect()  # so that no cycle from earlier calls is collected in this one
     if device.type == "cuda":
         call(batch)  # parallel-metalearn empties the allocator's cache: refill it before looking at the clock
         torch.cuda.synchronize()
@@ -184,34 +283,63 @@ def timed(call, batch, device) -> float:
 
 
 def add_ratios(found: dict) -> None:
-    """The median over the rounds of each one's time to ours, and the quartiles."""
-    for entry in found.values():
-        ratios = [own / base for own, base in zip(entry.get("seconds", []), found[OURS].get("seconds", []))]
-        if ratios and entry["reason"] is None:
-            low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-            entry["ratio"] = {"median": median(ratios), "quartiles": [low, high]}
+    """The median over the rounds of each one's time to ours, in one process and by ranks, and the quartiles."""
+    for base, key in ((OURS, "ratio"), (RANKS, "ratio_to_ranks")):
+        for entry in found.values():
+            ratios = [own / other for own, other in zip(entry.get("seconds", []), found[base].get("seconds", []))]
+            if ratios and entry["reason"] is None and found[base]["reason"] is None:
+                low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+                entry[key] = {"median": median(ratios), "quartiles": [low, high]}
 
 
-def measure(setting: Setting, peers: dict, rounds: int, budget: float, device, shuffle) -> dict:
+def measure(setting: Setting, peers: dict, made: dict, rounds: int, budget: float, device, shuffle) -> dict:
     """One setting's part of the record."""
-    found = {name: {"reason": peers[name]["reason"] if name in peers else None} for name in [OURS, *PEERS]}
-    everyone = drivers(peers)
-    errors(found, everyone, setting, device)
-    times(found, everyone, setting, rounds, budget, device, shuffle)
+    found = {name: {"reason": peers[name]["reason"] if name in peers else None} for name in [OURS, RANKS, *PEERS]}
+    found[RANKS]["reason"] = no_ranks(device)
+    errors(found, taking_part(peers), setting, device)
+    times(found, made, setting, rounds, budget, shuffle)
     add_ratios(found)
     backend = choose("auto", setting.model(device), setting.batch(device))
     done = len(found[OURS].get("seconds", []))
-    return asdict(setting) | {"shots": SHOTS, "rounds": done, "backend": backend, "implementations": found}
+    result = asdict(setting) | {"shots": SHOTS, "rounds": done, "backend": backend, "implementations": found}
+    return result | ({"shares_of_our_time": shares(setting)} if device.type == "cpu" else {})
+
+
+def shares(setting: Setting) -> dict:
+    """What part of our time goes to which kind of operator, by PyTorch's profiler: task after task, on one thread.
+
+    The rest is everything between operators: Python, autograd and the calls themselves.
+    """
+    device, before = torch.device("cpu"), torch.get_num_threads()
+    maml = MAML(setting.model(device), order=setting.order, inner_steps=setting.steps, inner_lr=RATE, backend="loop")
+    batch = setting.batch(device)
+    try:
+        torch.set_num_threads(1)
+        maml.meta_gradients(batch)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            maml.meta_gradients(batch)
+    finally:
+        torch.set_num_threads(before)
+    found = dict.fromkeys([*KINDS, "other operators", "rest"], 0.0)
+    for event in profile.key_averages():
+        kind = next((kind for kind, part in KINDS.items() if part in event.key and "aten::" in event.key), "rest")
+        if kind == "rest" and event.key.startswith("aten::") and event.key not in BOOKKEEPING:
+            kind = "other operators"
+        found[kind] += event.self_cpu_time_total
+    return {kind: time / sum(found.values()) for kind, time in found.items()}
 
 
 # What the measurements amount to.
 
 
-def fastest_exact(result: dict) -> tuple[str, float] | None:
+BASES = {"ratio": "one process", "ratio_to_ranks": "ranks"}
+
+
+def fastest_exact(result: dict, base: str = "ratio") -> tuple[str, float] | None:
     """(the fastest peer whose gradient is exact, its time / ours) of one setting; None if there is none."""
     ratios = {
-        name: entry["ratio"]["median"] for name, entry in result["implementations"].items()
-        if name != OURS and "ratio" in entry and is_exact(entry)
+        name: entry[base]["median"] for name, entry in result["implementations"].items()
+        if name not in (OURS, RANKS) and base in entry and is_exact(entry)
     }  # fmt: skip
     return min(ratios.items(), key=lambda pair: pair[1]) if ratios else None
 
@@ -222,8 +350,8 @@ def in_words(result: dict) -> str:
 
 
 def conclusions(record: dict) -> list[str]:
-    """For each setting the fastest exact peer and our ratio to it, one line each; then one line about all of them."""
-    lines, ratios = [], []
+    """For each setting the fastest exact peer and our ratios to it, one line each; then one line about all of them."""
+    lines, ratios = [], {base: [] for base in BASES}
     for result in record["results"]:
         fastest, own = fastest_exact(result), result["implementations"][OURS]
         if not is_exact(own):
@@ -231,28 +359,49 @@ def conclusions(record: dict) -> list[str]:
         elif fastest is None:
             lines.append(f"{in_words(result)}: no exact peer could be measured")
         else:
-            low, high = result["implementations"][fastest[0]]["ratio"]["quartiles"]
-            verdict = "reaches" if fastest[1] >= TARGET else "misses"
-            lines.append(
-                f"{in_words(result)}: the fastest exact peer, {fastest[0]}, takes {fastest[1]:.2f} times our time "
-                f"(quartiles {low:.2f} to {high:.2f}); {verdict} {TARGET}"
-            )
-            ratios.append(fastest[1])
-    reached = sum(ratio >= TARGET for ratio in ratios)
-    total = f"{reached} of {len(record['results'])} settings reach {TARGET}"
-    spread = f"; lowest {min(ratios):.2f}, median {median(ratios):.2f}, highest {max(ratios):.2f}" if ratios else ""
-    return [*lines, total + spread]
+            words = []
+            for base, title in BASES.items():
+                if found := fastest_exact(result, base):
+                    ratios[base].append(found[1])
+                    verdict = "reaches" if found[1] >= TARGET else "misses"
+                    words.append(f"{_ratio(result, base)} of ours in {title} ({verdict} {TARGET})")
+            lines.append(f"{in_words(result)}: the fastest exact peer, {fastest[0]}, takes {', '.join(words)}")
+    totals = [
+        f"in {BASES[base]} {sum(ratio >= TARGET for ratio in of_base)} of {len(record['results'])} settings reach "
+        f"{TARGET} (lowest {min(of_base):.2f}, median {median(of_base):.2f}, highest {max(of_base):.2f})"
+        for base, of_base in ratios.items() if of_base
+    ]  # fmt: skip
+    return [*lines, *_where_time_goes(record), "; ".join(totals) if totals else "no setting could be judged"]
+
+
+def _where_time_goes(record):
+    known = [result["shares_of_our_time"] for result in record["results"] if "shares_of_our_time" in result]
+    if not known:
+        return []
+    parts = [
+        f"{kind} {min(each[kind] for each in known):.0%} to {max(each[kind] for each in known):.0%}"
+        for kind in known[0]
+    ]  # fmt: skip
+    return [f"where our time goes, on one thread: {', '.join(parts)}"]
 
 
 def markdown(record: dict) -> str:
     """For each setting the fastest exact peer and its time as a multiple of ours, as a Markdown table."""
-    lines = ["| setting | fastest exact peer | its time / ours (quartiles) |", "| --- | --- | ---: |"]
+    lines = [
+        "| setting | fastest exact peer | its time / ours, one process | its time / ours, a rank for each thread |",
+        "| --- | --- | ---: | ---: |",
+    ]
     for result in record["results"]:
-        fastest = fastest_exact(result)
-        if fastest is not None:
-            low, high = result["implementations"][fastest[0]]["ratio"]["quartiles"]
-            lines.append(f"| {in_words(result)} | {fastest[0]} | {fastest[1]:.2f} ({low:.2f} to {high:.2f}) |")
+        if fastest := fastest_exact(result):
+            cells = [_ratio(result, base) if fastest_exact(result, base) else "not measured" for base in BASES]
+            lines.append(f"| {in_words(result)} | {fastest[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ratio(result, base):
+    name, middle = fastest_exact(result, base)
+    low, high = result["implementations"][name][base]["quartiles"]
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def reasons(record: dict) -> list[str]:
@@ -273,16 +422,16 @@ def reasons(record: dict) -> list[str]:
 
 def report(record: dict, console: Console) -> None:
     table = Table(title="Time / ours: median over the rounds, and quartiles; ~ marks a gradient that is not exact")
-    for column in ("setting", "tasks", "rounds", *PEERS):
+    for column in ("setting", "tasks", "rounds", RANKS, *PEERS):
         table.add_column(column, justify="left" if column == "setting" else "right", overflow="fold")
     for result in record["results"]:
-        cells = [_cell(result["implementations"][name]) for name in PEERS]
+        cells = [_cell(result["implementations"][name]) for name in (RANKS, *PEERS)]
         table.add_row(in_words(result), str(result["tasks"]), str(result["rounds"]), *cells)
     console.print(table)
     table = Table(title="Relative error of the gradient against float64: largest over the settings")
     for column in ("implementation", "version", "in float64, MAML", "in float64, FOMAML", "in float32", "exact in"):
         table.add_column(column, justify="left" if column == "implementation" else "right")
-    for name in [OURS, *PEERS]:
+    for name in [OURS, *PEERS]:  # the ranks' gradients are ours, summed
         entries = [(result["order"], result["implementations"][name]) for result in record["results"]]
         by_order = [[e.get("error_float64") for order, e in entries if order == wanted] for wanted in ORDERS]
         single = [e.get("error_float32") for _, e in entries]
@@ -297,7 +446,8 @@ def _cell(entry):
     if "ratio" not in entry:
         return "not run"
     low, high = entry["ratio"]["quartiles"]
-    return f"{'' if is_exact(entry) else '~'}{entry['ratio']['median']:.2f}\n{low:.2f}-{high:.2f}"
+    mark = "~" if "exact" in entry and not is_exact(entry) else ""
+    return f"{mark}{entry['ratio']['median']:.2f}\n{low:.2f}-{high:.2f}"
 
 
 def _largest(values):
@@ -313,6 +463,7 @@ def picture(record: dict) -> Figure:
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     looks = {name: dict(color=c, marker=m) for name, c, m in zip(PEERS, COLOURS.values(), MARKS.values())}
+    looks[RANKS] = dict(color="black", marker="*")
     places = list(dict.fromkeys(in_words(result).partition(", ")[2] for result in record["results"]))
     for axes, order in zip(panels, ORDERS):
         for result in record["results"]:
@@ -334,7 +485,7 @@ def picture(record: dict) -> Figure:
     marks = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()]
     marks.append(Line2D([], [], linestyle="", marker="o", color="grey", fillstyle="none", label="hollow: not exact"))
     marks += [
-        Line2D([], [], color="black", label="ours"),
+        Line2D([], [], color="black", label="ours, one process"),
         Line2D([], [], color="grey", linestyle="--", label=f"target {TARGET}"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncol=4, fontsize=8)
@@ -357,7 +508,7 @@ def _draw(axes, result, place, looks):
             middle, (low, high) = entry["ratio"]["median"], entry["ratio"]["quartiles"]
             axes.errorbar(
                 middle, place + 0.7 * (number / (len(looks) - 1) - 0.5), xerr=[[middle - low], [high - middle]],
-                fillstyle="full" if is_exact(entry) else "none", markersize=6, linewidth=1, **look,
+                fillstyle="full" if is_exact(entry) or name == RANKS else "none", markersize=6, linewidth=1, **look,
             )  # fmt: skip
 
 
@@ -412,6 +563,7 @@ def main(
             "dataset": Problem().dataset, "filters": filters, "shots": SHOTS, "queries": queries, "inner_lr": RATE,
             "tasks": tasks, "tasks_of_20_ways_halved": chosen.type == "cpu" and not quick, "rounds_at_most": rounds,
             "rounds_at_least": min(FEWEST_ROUNDS, rounds), "seconds_for_rounds": seconds, "quick": quick,
+            "ranks": 0 if no_ranks(chosen) else torch.get_num_threads(),
             "exact_below": EXACT, "tasks_checked": CHECKED_TASKS,
             "convolution_tf32": chosen.type == "cuda" and torch.backends.cudnn.allow_tf32,
         },
@@ -419,9 +571,10 @@ def main(
     }  # fmt: skip
     json, figure = (folder / f"{file_name(record)}.{kind}" for kind in ("json", "png"))
     shuffle = random.Random(SEED)
-    for setting in tqdm(grid(quick, tasks, filters, queries, chosen), desc="settings"):
-        record["results"].append(measure(setting, peers, rounds, seconds, chosen, shuffle))
-        write_json(record, json)  # nothing gets lost if a later setting brings the machine down
+    with runners(peers, chosen) as made:
+        for setting in tqdm(grid(quick, tasks, filters, queries, chosen), desc="settings"):
+            record["results"].append(measure(setting, peers, made, rounds, seconds, chosen, shuffle))
+            write_json(record, json)  # nothing gets lost if a later setting brings the machine down
     report(record, Console(width=140))
     picture(record).savefig(figure, dpi=110)
     typer.echo(f"Record: {json}\nFigure: {figure}")

@@ -4,7 +4,8 @@
     python benchmarks/scaling.py --device cuda --json results/scaling-gpu.json --figure results/scaling-gpu.png
 
 One meta-gradient is one `MAML.meta_step`, in the first epoch, where MAML++ grades every step; what it takes once its
-loss has annealed to the last step is measured along the inner steps. Each axis changes one number of the base case.
+loss has annealed to the last step is measured along the inner steps. Each axis changes one number of the base case
+(shots: at ten inner steps, where keeping every step or recomputing it makes the largest difference).
 All cases of an axis are interleaved, so that a ratio compares neighbours in time, and a ratio is the median of the
 ratios of the rounds. Peak memory is what two training iterations add to a fresh process (on a GPU, to what is
 allocated), the optimizer included. Rates do not matter for any of this.
@@ -39,19 +40,21 @@ from mamlcourse.records import provenance, write_json
 from mamlcourse.settings import recipe
 
 ALGORITHMS = ("maml", "fomaml", "maml++")
-SHOTS, ANNEALED = 1, 99  # any epoch after the multi-step loss has annealed
+ANNEALED = 99  # any epoch after the multi-step loss has annealed
 AXES = {
     "inner_steps": (1, 2, 3, 5, 7, 10),
     "tasks": (1, 2, 4, 8, 16, 32, 64, 128),
     "filters": (8, 16, 32, 64),
     "ways": (2, 5, 10, 20),
     "side": (14, 28, 56),
+    "shots": (1, 5),
 }
-CHECKPOINTED = (1, 3, 5, 10)  # inner steps
-MEMORY = {"inner_steps": (1, 3, 5, 10), "tasks": (1, 4, 8)}
+CHECKPOINTED = {"inner_steps": (1, 3, 5, 10), "shots": (1, 5)}
+MEMORY = CHECKPOINTED | {"tasks": (1, 4, 8)}
 # A CPU computes task after task, so that more of them tell nothing new for their time.
 DEAREST_ON_CPU = {("tasks", "maml"): 32, ("tasks", "fomaml"): 32, ("tasks", "maml++"): 8, ("ways", "maml++"): 10}
-QUICK_AXES = {"inner_steps": (1, 2), "tasks": (1, 2), "filters": (2, 4), "ways": (2, 3), "side": (14, 28)}
+QUICK_AXES = {axis: (1, 2) for axis in ("inner_steps", "tasks", "shots")}
+QUICK_AXES |= {"filters": (2, 4), "ways": (2, 3), "side": (14, 28)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Case:
     tasks: int = 4
     filters: int = 32
     ways: int = 5
+    shots: int = 1
     queries: int = 5
     side: int = 28
     network: str = "Conv4"
@@ -75,7 +79,7 @@ class Case:
 
     def batch(self, device) -> TaskBatch:
         """Noise: the time does not depend on what pictures show."""
-        sizes = [self.ways * SHOTS, self.ways * self.queries]
+        sizes = [self.ways * self.shots, self.ways * self.queries]
         x = [torch.rand(self.tasks, size, 1, self.side, self.side, device=device) for size in sizes]
         y = [torch.arange(size, device=device).remainder(self.ways).repeat(self.tasks, 1) for size in sizes]
         return TaskBatch(x[0], y[0], x[1], y[1])
@@ -144,12 +148,14 @@ def measurements(base: Case, axes: dict, device) -> dict[str, list[Measurement]]
             case = replace(base, **{axis: value})
             if axis == "side":  # max-pooling leaves nothing of 14 pixels; strides end in a spatial mean, whatever comes
                 case = replace(case, reduction="stride")
+            if axis == "shots":
+                case = replace(case, inner_steps=2 * base.inner_steps)
             for name in ALGORITHMS:
                 if device.type == "cpu" and value > DEAREST_ON_CPU.get((axis, name), value):
                     continue
                 late = axis == "inner_steps" and name == "maml++"
                 planned[axis].append(_measurement(axis, value, case, name, False, device, late))
-                if axis == "inner_steps" and value in CHECKPOINTED:
+                if value in CHECKPOINTED.get(axis, ()):
                     planned[axis].append(_measurement(axis, value, case, name, True, device))
     for network in ("MLP", "ViT"):
         for name in ALGORITHMS:
@@ -207,7 +213,7 @@ def _wait(device):
 def measure_memory(planned: list[Measurement], device, bar) -> None:
     for measurement in planned:
         case, row = measurement.case, measurement.row
-        problem = Problem(ways=case.ways, shots=SHOTS, queries=case.queries, filters=case.filters)
+        problem = Problem(ways=case.ways, shots=case.shots, queries=case.queries, filters=case.filters)
         settings = _settings(case, row["algorithm"], row["checkpoint_steps"])
         row["peak_memory_bytes"] = peak_of_training(settings, problem, case.tasks, device)
         bar.update()
@@ -415,9 +421,10 @@ def main(
         record |= {
             "settings": {
                 "base": asdict(base),
-                "base_in_words": f"Conv4 with {base.filters} filters, {base.reduction}, {base.ways}-way {SHOTS}-shot, "
-                f"{base.queries} queries per class, {base.tasks} tasks, {base.inner_steps} inner steps",
-                "shots": SHOTS, "epoch": 0, "repeats": repeats, "quick": quick, "reduction_along_side": "stride",
+                "base_in_words": f"Conv4 with {base.filters} filters, {base.reduction}, {base.ways}-way "
+                f"{base.shots}-shot, {base.queries} queries per class, {base.tasks} tasks, "
+                f"{base.inner_steps} inner steps",
+                "shots": base.shots, "epoch": 0, "repeats": repeats, "quick": quick, "reduction_along_side": "stride",
             },
             "ceilings": limits,
             "distance": distance,

@@ -4,6 +4,8 @@ Models are written with ordinary layers and know nothing of this; the numbers ar
 
 * Most of the time of a meta-gradient goes to differentiating gradients. PyTorch does that for batch normalisation with
   some thirty passes over the activations; in closed form it takes eight.
+* A convolution differentiated twice is four convolutions. PyTorch writes two of them with whole feature maps as
+  kernels, which is slow, and keeps channels first in memory, in which its max-pooling on a CPU is slower still.
 * Under vmap a convolution whose weights differ from task to task becomes a grouped convolution, which is slow on a
   GPU; as a product of matrices it becomes one batched product.
 """
@@ -18,6 +20,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+FEW = 1024  # numbers of a channel up to which short sums are not worth their time
 
 
 class Instead(TorchFunctionMode):
@@ -34,18 +38,100 @@ class Instead(TorchFunctionMode):
 def for_loop(model: nn.Module):
     """A context for meta-gradients of one task after the other."""
     # Entering the mode costs a little at each call of PyTorch, so a model that gains nothing goes without.
-    normalises = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-    return Instead({F.batch_norm: _batch_norm}) if normalises else nullcontext()
+    others = {}
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+        others[F.batch_norm] = _batch_norm
+    if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) and not _on_gpu(model):
+        others[F.conv2d] = _conv2d
+    return Instead(others) if others else nullcontext()
 
 
 def for_vmap(model: nn.Module):
     """A context for meta-gradients of all tasks at once. On a CPU `F.conv2d` is the faster one."""
     convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    on_gpu = any(p.device.type == "cuda" for p in model.parameters())
-    return Instead({F.conv2d: _conv2d}) if convolves and on_gpu else nullcontext()
+    return Instead({F.conv2d: _unfolded}) if convolves and _on_gpu(model) else nullcontext()
+
+
+def _on_gpu(model):
+    return any(p.device.type == "cuda" for p in model.parameters())
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    plain = not isinstance(padding, str) and input.ndim == 4 and input.dtype == weight.dtype
+    ordinary = not any(map(torch._C._functorch.is_functorch_wrapped_tensor, (input, weight)))
+    if plain and ordinary:
+        return conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
+    """`F.conv2d` that is differentiated twice by plain convolutions, with channels last in memory.
+
+    Args and result as those of `F.conv2d`, the result with channels last.
+    """
+    # Later layers keep this order. `to` and not `contiguous`, which leaves a single channel's strides as they are: the
+    # result would have channels first.
+    x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
+    steps = ([n, n] if isinstance(n, int) else list(n) for n in (stride, padding, dilation))
+    return _Convolution.apply(x, weight, bias, *steps, groups)
+
+
+class _Convolution(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, *how):
+        ctx.save_for_backward(x, weight)
+        ctx.how = how
+        return _product(x, weight, bias, how)
+
+    @staticmethod
+    def backward(ctx, g):
+        wanted = ctx.needs_input_grad[:3]
+        return *_ConvolutionGradient.apply(g, *ctx.saved_tensors, ctx.how, wanted), None, None, None, None
+
+
+class _ConvolutionGradient(Function):
+    """From the gradient g of a convolution's output to those of x, weight and bias. Each is linear in g and in one
+    other tensor, so that their derivatives are convolutions again."""
+
+    @staticmethod
+    def forward(ctx, g, x, weight, how, wanted):
+        ctx.save_for_backward(g, x, weight)
+        ctx.how = how
+        ctx.set_materialize_grads(False)
+        return _slopes(g, x, weight, how, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, along_x, along_weight, along_bias):
+        g, x, weight = ctx.saved_tensors
+        for_g, for_x, for_weight = ctx.needs_input_grad[:3]
+        to_g = to_x = to_weight = None
+        if along_x is not None:
+            to_g = _product(along_x, weight, along_bias, ctx.how) if for_g else None
+            to_weight = _slopes(g, along_x, weight, ctx.how, (False, True, False))[1] if for_weight else None
+        if along_weight is not None:
+            if for_g:
+                other = _product(x, along_weight, along_bias if to_g is None else None, ctx.how)
+                to_g = other if to_g is None else to_g.add_(other)
+            to_x = _slopes(g, x, along_weight, ctx.how, (True, False, False))[0] if for_x else None
+        if for_g and to_g is None and along_bias is not None:
+            to_g = along_bias.view(1, -1, 1, 1).expand_as(g)
+        return to_g, to_x, to_weight, None, None
+
+
+def _product(x, weight, bias, how):
+    *steps, groups = how
+    return torch.convolution(x, weight, bias, *steps, False, [0, 0], groups)
+
+
+def _slopes(g, x, weight, how, wanted):
+    """The gradients of x, weight and bias; None where not wanted."""
+    *steps, groups = how
+    sizes = [weight.shape[0]]
+    return torch.ops.aten.convolution_backward(g, x, weight, sizes, *steps, False, [0, 0], groups, wanted)
+
+
+def _unfolded(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     plain = groups == 1 and not isinstance(padding, str) and input.ndim == 4
     if not plain:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -102,7 +188,7 @@ def batch_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tens
 class _BatchNorm(Function):
     @staticmethod
     def forward(ctx, x, gain, bias, eps):
-        y, mean, inverse = torch.native_batch_norm(x, gain, bias, None, None, True, 0.0, eps)
+        y, mean, inverse = _normalised(x, gain, bias, eps)
         ctx.save_for_backward(x, gain, mean, inverse)
         return y
 
@@ -159,17 +245,66 @@ class _BatchNormGradient(Function):
 # Each of these is one call that reads the activations once or twice.
 
 
+# With channels last PyTorch adds up one number after the other, in single precision. Over all pixels of all pictures
+# that loses three digits and more: handwriting is mostly background, so that a channel's mean can be many deviations.
+# So the mean is worked out picture by picture here, and where there are many numbers the other sums place by place.
+
+
+def _normalised(x, gain, bias, eps):
+    """(gain x̂ + bias, mean, 1 / deviation)."""
+    if _sums_are_precise(x):
+        return torch.native_batch_norm(x, gain, bias, None, None, True, 0.0, eps)
+    mean = x.mean((2, 3)).mean(0)
+    if _are_few(x):
+        y, rest, inverse = torch.native_batch_norm(x - _by_channel(mean, x), gain, bias, None, None, True, 0.0, eps)
+        return y, mean + rest, inverse
+    means, variances = torch.batch_norm_update_stats(_by_place(x), None, None, 0.0)
+    places = x.shape[2] * x.shape[3]
+    variance = variances.view(places, -1).mean(0) + means.view(places, -1).var(0, correction=0)
+    inverse = (variance + eps).rsqrt()
+    return _affine(x, gain * inverse, bias - gain * inverse * mean), mean, inverse
+
+
 def _gradient(g, x, gain, mean, inverse):
     """(gain P(g) / deviation, Σ g x̂, Σ g)."""
-    every = (True, True, True)
-    return torch.ops.aten.native_batch_norm_backward(g, x, gain, None, None, mean, inverse, True, 0.0, every)
+    if _sums_are_precise(x) or _are_few(x):
+        every = (True, True, True)
+        return torch.ops.aten.native_batch_norm_backward(g, x, gain, None, None, mean, inverse, True, 0.0, every)
+    sum_gx, sum_g = _sums(g, x, mean, inverse)
+    n, scale = x.numel() // x.shape[1], gain * inverse
+    along_x = -scale * inverse * sum_gx / n
+    to_x = _affine(x, along_x, -scale * sum_g / n - along_x * mean)
+    return to_x.addcmul_(g, _by_channel(scale, x)), sum_gx, sum_g
 
 
 def _dots(u, v):
     """Σ u v of each channel."""
-    zero, one = u.new_zeros(u.shape[1]), u.new_ones(u.shape[1])
-    sums = (False, True, False)
-    return torch.ops.aten.native_batch_norm_backward(u, v, one, None, None, zero, one, True, 0.0, sums)[1]
+    return _sums(u, v, v.new_zeros(v.shape[1]), v.new_ones(v.shape[1]))[0]
+
+
+def _sums(g, x, mean, inverse):
+    """(Σ g x̂, Σ g) of each channel."""
+    channels = len(mean)
+    if not (_sums_are_precise(x) or _are_few(x)):
+        places = x.shape[2] * x.shape[3]
+        g, x, mean, inverse = _by_place(g), _by_place(x), mean.repeat(places), inverse.repeat(places)
+    found = torch.ops.aten.native_batch_norm_backward(
+        g, x, torch.ones_like(mean), None, None, mean, inverse, True, 0.0, (False, True, True)
+    )
+    return [s.view(-1, channels).sum(0) for s in found[1:]]
+
+
+def _sums_are_precise(x):
+    return x.ndim != 4 or x.is_contiguous()
+
+
+def _are_few(x):
+    return x.numel() // x.shape[1] <= FEW
+
+
+def _by_place(x):
+    """(examples, places of the picture x channels, 1, 1), a view where channels come last in memory."""
+    return x.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
 
 
 def _affine(x, factor, constant):

@@ -16,7 +16,7 @@ def entry(ratio=None, error=1e-15, **changes):
 
 
 def result(**implementations):
-    found = {peers.OURS: entry(1.0)} | implementations
+    found = {peers.OURS: entry(1.0), peers.RANKS: entry(0.5)} | implementations
     return {"order": 2, "reduction": "stride", "ways": 5, "steps": 1, "implementations": found}
 
 
@@ -34,25 +34,37 @@ def test_fastest_exact_peer_is_neither_inexact_nor_unmeasured_nor_ours():
 
 
 def test_conclusions_count_the_settings_that_reach_the_target():
-    record = {"results": [result(a=entry(1.31), b=entry(3)), result(a=entry(1.29)), result(a=entry(1.1, error=1e-2))]}
+    ranks = {"ratio_to_ranks": {"median": 1.5, "quartiles": [1.4, 1.6]}}
+    record = {
+        "results": [
+            result(a=entry(1.31), b=entry(3)), result(a=entry(1.29, **ranks)), result(a=entry(1.1, error=1e-2))
+        ]
+    }  # fmt: skip
     reached, missed, none, total = peers.conclusions(record)
-    assert "MAML, stride, 5-way, 1 step" in reached and "a, takes 1.31" in reached and "reaches 1.3" in reached
-    assert "misses 1.3" in missed and "no exact peer" in none
-    assert total == "1 of 3 settings reach 1.3; lowest 1.29, median 1.30, highest 1.31"
+    assert "MAML, stride, 5-way, 1 step" in reached and "a, takes 1.31" in reached and "(reaches 1.3)" in reached
+    assert "one process (misses 1.3), 1.50 (1.40 to 1.60) of ours in ranks (reaches 1.3)" in missed
+    assert "no exact peer" in none and total == (
+        "in one process 1 of 3 settings reach 1.3 (lowest 1.29, median 1.30, highest 1.31); "
+        "in ranks 1 of 3 settings reach 1.3 (lowest 1.50, median 1.50, highest 1.50)"
+    )
+    assert "| 1.29 (1.29 to 1.29) | 1.50 (1.40 to 1.60) |" in peers.markdown(record)
+    assert "| 1.31 (1.31 to 1.31) | not measured |" in peers.markdown(record)
 
 
 def test_our_own_inexact_gradient_reaches_no_target():
     record = {"results": [result(a=entry(2.0)) | {}]}
     record["results"][0]["implementations"][peers.OURS]["error_float64"] = 1e-3
     line, total = peers.conclusions(record)
-    assert "ours is not exact (error 1.0e-03)" in line and total == "0 of 1 settings reach 1.3"
+    assert "ours is not exact (error 1.0e-03)" in line and total == "no setting could be judged"
 
 
 def test_ratios_are_medians_over_rounds_of_paired_times():
-    found = {peers.OURS: entry() | {"seconds": [1, 10, 2]}, "a": entry() | {"seconds": [2, 15, 2]}, "b": entry()}
+    found = {peers.OURS: entry() | {"seconds": [1, 10, 2]}, peers.RANKS: entry(seconds=[1, 5, 1])}
+    found |= {"a": entry() | {"seconds": [2, 15, 2]}, "b": entry()}
     found["c"] = {"reason": "crashes", "seconds": [1]}
     peers.add_ratios(found)
     assert found["a"]["ratio"] == {"median": 1.5, "quartiles": [1.25, 1.75]}
+    assert found["a"]["ratio_to_ranks"]["median"] == 2
     assert found[peers.OURS]["ratio"]["median"] == 1 and "ratio" not in found["b"] and "ratio" not in found["c"]
 
 
@@ -78,14 +90,21 @@ def test_a_peer_that_is_not_there_is_listed(monkeypatch):
     found = peers.find_peers()
     assert found.keys() == PEERS.keys()
     assert {name for name, of in found.items() if of["reason"] == "not installed"} == set(list(PEERS)[2:])
-    assert peers.drivers(found).keys() == {peers.OURS, "plain loop", "vmapped example"}
+    assert peers.taking_part(found) == [peers.OURS, "plain loop", "vmapped example"]
+
+
+def test_an_implementation_whose_process_dies_says_so():
+    runner = peers.Runner("plain loop", torch.device("cpu"), 1)
+    runner.processes[0].kill()
+    assert runner.ask(None) == (None, "its process ended")
+    runner.end()
 
 
 def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
         peers.main(
-            device="cpu", threads=1, tasks=2, filters=4, queries=1, rounds=2, seconds=0, quick=True, folder=tmp_path
+            device="cpu", threads=2, tasks=2, filters=4, queries=1, rounds=2, seconds=0, quick=True, folder=tmp_path
         )
     finally:
         torch.set_num_threads(threads)
@@ -96,12 +115,14 @@ def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
     }
     for found in record["results"]:
         assert found["tasks"] == 2 and found["rounds"] == 2
-        assert found["implementations"].keys() == {peers.OURS, *PEERS}
+        assert found["implementations"].keys() == {peers.OURS, peers.RANKS, *PEERS}
         for name, of in found["implementations"].items():
             if of["reason"]:
                 assert "\n" not in of["reason"] and "ratio" not in of
                 continue
             assert len(of["seconds"]) == 2 and min(of["seconds"]) > 0 and of["ratio"]["median"] > 0
+            if name == peers.RANKS:
+                continue
             assert of["error_float32"] < 1e-4 or not of["exact"]
             # The vmapped example goes backward through vmap twice, which PyTorch gets slightly wrong.
             assert of["exact"] == ((name, found["order"]) != ("vmapped example", 2)), name

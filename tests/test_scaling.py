@@ -9,7 +9,7 @@ import torch
 from mamlcourse.records import origin, read_json
 
 SCALING = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "scaling.py"))
-AXES = ("inner_steps", "tasks", "filters", "ways", "side", "parameters")
+AXES = ("inner_steps", "tasks", "filters", "ways", "side", "shots", "parameters")
 
 
 def point(algorithm="maml", value=1, seconds=(1.0,), memory=None, **changes):
