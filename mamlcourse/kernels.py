@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 FEW = 1024  # numbers of a channel up to which short sums are not worth their time
+SHORT = 512  # numbers in a sum; shorter ones would be more sums
 
 
 class Instead(TorchFunctionMode):
@@ -258,9 +259,8 @@ def _normalised(x, gain, bias, eps):
     if _are_few(x):
         y, rest, inverse = torch.native_batch_norm(x - _by_channel(mean, x), gain, bias, None, None, True, 0.0, eps)
         return y, mean + rest, inverse
-    means, variances = torch.batch_norm_update_stats(_by_place(x), None, None, 0.0)
-    places = x.shape[2] * x.shape[3]
-    variance = variances.view(places, -1).mean(0) + means.view(places, -1).var(0, correction=0)
+    means, variances = (s.view(-1, len(mean)) for s in torch.batch_norm_update_stats(_by_place(x), None, None, 0.0))
+    variance = variances.mean(0) + means.var(0, correction=0)
     inverse = (variance + eps).rsqrt()
     return _affine(x, gain * inverse, bias - gain * inverse * mean), mean, inverse
 
@@ -286,8 +286,9 @@ def _sums(g, x, mean, inverse):
     """(Σ g x̂, Σ g) of each channel."""
     channels = len(mean)
     if not (_sums_are_precise(x) or _are_few(x)):
-        places = x.shape[2] * x.shape[3]
-        g, x, mean, inverse = _by_place(g), _by_place(x), mean.repeat(places), inverse.repeat(places)
+        g, x = _by_place(g), _by_place(x)
+        places = x.shape[1] // channels
+        mean, inverse = mean.repeat(places), inverse.repeat(places)
     found = torch.ops.aten.native_batch_norm_backward(
         g, x, torch.ones_like(mean), None, None, mean, inverse, True, 0.0, (False, True, True)
     )
@@ -303,8 +304,15 @@ def _are_few(x):
 
 
 def _by_place(x):
-    """(examples, places of the picture x channels, 1, 1), a view where channels come last in memory."""
-    return x.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
+    """x with each column of the picture, or where there are many examples each pixel, as a channel of its own.
+
+    (examples, width x channels, height, 1) or (examples, height x width x channels, 1, 1), a view of what has channels
+    last in memory.
+    """
+    rows = x.permute(0, 2, 3, 1)
+    if x.shape[0] * x.shape[2] <= SHORT:
+        return rows.flatten(2)[:, :, None].permute(0, 3, 1, 2)
+    return rows.flatten(1)[:, :, None, None]
 
 
 def _affine(x, factor, constant):
