@@ -23,9 +23,9 @@ from .inspection import widest_output
 from .kernels import for_loop, for_vmap
 
 BACKENDS = ("auto", "loop", "threads", "vmap")
-# Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop on one core
-# and than threads on two (results/backends.json).
-WIDE = 200_000
+# Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop, with one
+# thread and with two; and from which threads of one core each are faster than a loop on both (results/backends.json).
+WIDE, WIDE_FOR_SEVERAL, WIDE_ENOUGH_FOR_THREADS = 200_000, 500_000, 1_200_000
 
 
 def choose(backend: str, model: nn.Module, batch=None) -> str:
@@ -48,9 +48,11 @@ def choose(backend: str, model: nn.Module, batch=None) -> str:
     # Few numbers in a layer: the time goes to the number of calls, and vmap makes one of many. Many: it goes to
     # arithmetic, and there vmap loses, as it turns convolutions with weights for each task into grouped ones.
     examples = max(batch.support_x.shape[1], batch.query_x.shape[1]) / batch.support_x.shape[1]
-    if widest_output(model, batch.support_x[0]) * examples <= WIDE:
+    widest, several = widest_output(model, batch.support_x[0]) * examples, torch.get_num_threads() > 1
+    if widest <= (WIDE_FOR_SEVERAL if several else WIDE):
         return "vmap"
-    return "threads" if torch.get_num_threads() > 1 else "loop"
+    # Threads of one process wait for Python's lock at each call, so calls must take a while.
+    return "threads" if several and widest >= WIDE_ENOUGH_FOR_THREADS else "loop"
 
 
 class Calculus(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, load_characters
-from mamlcourse.acceleration import WIDE, choose, keep_freed_memory
+from mamlcourse.acceleration import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
 from mamlcourse.inspection import widest_output
 
 
@@ -39,12 +39,17 @@ def test_looking_at_a_model_leaves_no_trace():
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
-@pytest.mark.parametrize("threads, slow", [(1, "loop"), (2, "threads")])
-def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, slow, cores):
+@pytest.mark.parametrize(
+    "threads, limit, below, above",
+    [
+        (1, WIDE, "vmap", "loop"), (2, WIDE_FOR_SEVERAL, "vmap", "loop"),
+        (2, WIDE_ENOUGH_FOR_THREADS, "loop", "threads"), (1, WIDE_ENOUGH_FOR_THREADS, "loop", "loop"),
+    ],
+)  # fmt: skip
+def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, limit, below, above, cores):
     cores(threads)
     numbers = 14 * 14 * 8 * 5  # of one query drawing in each class
-    few, many = WIDE // numbers, WIDE // numbers + 1
-    for queries, expected in ((few, "vmap"), (many, slow)):
+    for queries, expected in ((limit // numbers, below), (limit // numbers + 1, above)):
         # As many drawings as that are not there: repeat one.
         given = batch(1)
         x = given.query_x.repeat(1, queries, 1, 1, 1)
