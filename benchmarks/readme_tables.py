@@ -39,10 +39,15 @@ def filled(text: str) -> str:
 
     def peers_table(match):
         record = read_json(ROOT / match[1])
-        body = f"{peers.markdown(record)}\n\n{peers.conclusions(record)[-1]}. {origin(record)}"
+        *_, shares, totals = peers.conclusions(record)
+        body = f"{peers.markdown(record)}\n\n{_sentence(totals)} {_sentence(shares)} {origin(record)}"
         return f"<!-- peers: {match[1]} -->\n{body}\n<!-- end of table -->"
 
     return PEERS.sub(peers_table, PAPERS.sub(papers_table, TABLE.sub(table, text)))
+
+
+def _sentence(words):
+    return f"{words[0].upper()}{words[1:]}."
 
 
 if __name__ == "__main__":

@@ -184,20 +184,20 @@ def _sum(some, others):
 # Tasks. `one_task(module, task, calculus)` returns a dictionary of tensors.
 
 
-def map_over_tasks(one_task, module, batch, backend):
-    """{name: (tasks, ...)}: the results of every task, stacked."""
+def map_over_tasks(one_task, module, batch, backend, order):
+    """{name: (tasks, ...)}: the results of every task, stacked. `order` is that of the derivatives taken."""
     if backend == "vmap":
         return _vmap(one_task, module, batch)
-    results = list(_one_by_one(one_task, module, batch, backend))
+    results = list(_one_by_one(one_task, module, batch, backend, order))
     return {name: torch.stack([result[name] for result in results]) for name in results[0]}
 
 
-def mean_over_tasks(one_task, module, batch, backend):
-    """{name: mean over the tasks}; in a loop only the sum is kept."""
+def mean_over_tasks(one_task, module, batch, backend, order):
+    """{name: mean over the tasks}; in a loop only the sum is kept. `order` is that of the derivatives taken."""
     if backend == "vmap":
         return {name: value.mean(0) for name, value in _vmap(one_task, module, batch).items()}
     total = None
-    for result in _one_by_one(one_task, module, batch, backend):
+    for result in _one_by_one(one_task, module, batch, backend, order):
         total = result if total is None else _sum(total, result)
     return {name: value / len(batch[0]) for name, value in total.items()}
 
@@ -210,12 +210,12 @@ def _vmap(one_task, module, batch):
         return torch.func.vmap(function, randomness="different")(*batch)
 
 
-def _one_by_one(one_task, module, batch, backend):
+def _one_by_one(one_task, module, batch, backend, order):
     keep_freed_memory()
     tasks = list(zip(*batch))
     if backend == "loop" or len(tasks) == 1:
         for task in tasks:
-            with for_loop(module):
+            with for_loop(module, order):
                 result = one_task(module, task, AUTOGRAD)
             yield result
         return
@@ -229,7 +229,7 @@ def _one_by_one(one_task, module, batch, backend):
     def in_thread(task):
         own = modules.get()
         try:
-            with for_loop(own):
+            with for_loop(own, order):
                 return one_task(own, task, AUTOGRAD)
         finally:
             modules.put(own)

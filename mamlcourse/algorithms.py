@@ -225,7 +225,8 @@ class MAML(nn.Module):
             right = _share_right(outputs, task[3])
             return gradients | {"/loss": loss.detach()} | ({} if right is None else {"/right": right})
 
-        mean = acceleration.mean_over_tasks(one_task, self.model, batch, self.backend)
+        order = self.settings.order_at(epoch)
+        mean = acceleration.mean_over_tasks(one_task, self.model, batch, self.backend, order)
         return mean.pop("/loss"), mean.pop("/right", None), mean
 
     @torch.enable_grad()  # adapting needs gradients, wherever it is called
@@ -272,7 +273,7 @@ class MAML(nn.Module):
                 records.append(record | ({n: p.detach() for n, p in adapted.items()} if parameters else {}))
             return {name: torch.stack([record[name] for record in records]) for name in records[0]}
 
-        seen = acceleration.map_over_tasks(one_task, self.model, batch, self.backend)
+        seen = acceleration.map_over_tasks(one_task, self.model, batch, self.backend, order=1)
         outputs = seen.pop("/outputs")
         return Trajectory(
             seen.pop("/support"), seen.pop("/query"), _share_right(outputs, batch.query_y[:, None]), outputs,

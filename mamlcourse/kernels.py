@@ -36,9 +36,13 @@ class Instead(TorchFunctionMode):
         return self.others.get(function, function)(*arguments, **(keywords or {}))
 
 
-def for_loop(model: nn.Module):
-    """A context for meta-gradients of one task after the other."""
-    # Entering the mode costs a little at each call of PyTorch, so a model that gains nothing goes without.
+def for_loop(model: nn.Module, order: int = 2):
+    """A context for gradients of this order, one task after the other."""
+    # Entering the mode costs a little at each call of PyTorch, so a model that gains nothing goes without: once
+    # differentiated, only pooling gains, by channels last.
+    pools = any(isinstance(layer, nn.modules.pooling._MaxPoolNd) for layer in model.modules())
+    if order == 1 and not pools:
+        return nullcontext()
     others = {}
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
         others[F.batch_norm] = _batch_norm

@@ -83,18 +83,19 @@ def test_a_named_backend_is_used(backend):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only GNU's C library can be told to keep memory")
 def test_freed_memory_is_kept_and_not_cleared_again():
-    """The pages that a second training step touches for the first time, in a process that has just begun."""
+    """The pages that a training step touches for the first time, in a process of its own: at best none."""
     lines = (
         "import resource, torch; from mamlcourse import MAML, Conv4, CharacterTasks, load_characters",
         "torch.set_num_threads(1)",
         "batch = CharacterTasks(load_characters().split().train, queries=15, tasks_per_batch=1).batch(0)",
         "maml = MAML(Conv4(), 'fomaml', inner_steps=1, backend='loop')",
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
-        "for _ in range(3): before = faults(); maml.meta_gradients(batch)",
-        "print(faults() - before)",
+        "seen = []",
+        "for _ in range(8): before = faults(); maml.meta_gradients(batch); seen.append(faults() - before)",
+        "print(min(seen))",
     )
     ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 2000  # 10,000 otherwise
+    assert int(ran.stdout) < 1000  # about 10,000 otherwise
 
 
 def test_where_memory_cannot_be_kept_nothing_happens(monkeypatch):

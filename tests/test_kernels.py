@@ -122,13 +122,15 @@ def test_meta_gradients_with_faster_layers(name, reduction, monkeypatch):
         close(by_products.meta_gradients(batch)[1], fast)
     from mamlcourse import acceleration
 
-    monkeypatch.setattr(acceleration, "for_loop", lambda model: Instead({}))
+    monkeypatch.setattr(acceleration, "for_loop", lambda model, order: Instead({}))
     plain = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
     close(fast, plain)
 
 
 def test_the_model_is_what_decides():
-    assert isinstance(for_loop(Conv4()), Instead)
+    assert isinstance(for_loop(Conv4()), Instead) and isinstance(for_loop(Conv4(), order=1), Instead)
+    strided = Conv4(reduction="stride")
+    assert isinstance(for_loop(strided, order=2), Instead) and not isinstance(for_loop(strided, order=1), Instead)
     for context in (for_loop(nn.Linear(2, 2)), for_vmap(nn.Linear(2, 2)), for_vmap(Conv4())):  # all on a CPU
         assert not isinstance(context, Instead)
 
