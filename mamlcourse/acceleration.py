@@ -249,7 +249,7 @@ def keep_freed_memory(at_most: int = 2**29) -> bool:
     """Let this process keep up to `at_most` bytes that it freed (default 512 MiB), and return whether it could.
 
     Every task needs the same memory again. GNU's C library gives it back to the system in between, which then clears it
-    page by page: up to a fifth of a meta-gradient's time. Other systems' libraries have no such setting.
+    page by page. Other systems' libraries have no such setting.
     """
     if not sys.platform.startswith("linux"):
         return False
