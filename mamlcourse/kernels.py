@@ -91,7 +91,9 @@ class _Convolution(Function):
     @staticmethod
     def backward(ctx, g):
         wanted = ctx.needs_input_grad[:3]
-        return *_ConvolutionGradient.apply(g, *ctx.saved_tensors, ctx.how, wanted), None, None, None, None
+        # Whoever differentiates only once needs no graph, and is spared the calls that would make one.
+        gradient = _ConvolutionGradient.apply if torch.is_grad_enabled() else _slopes
+        return *gradient(g, *ctx.saved_tensors, ctx.how, wanted), None, None, None, None
 
 
 class _ConvolutionGradient(Function):
@@ -199,7 +201,8 @@ class _BatchNorm(Function):
 
     @staticmethod
     def backward(ctx, g):
-        return *_BatchNormGradient.apply(g, *ctx.saved_tensors), None
+        gradient = _BatchNormGradient.apply if torch.is_grad_enabled() else _gradient
+        return *gradient(g, *ctx.saved_tensors), None
 
 
 class _BatchNormGradient(Function):
