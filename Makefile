@@ -36,7 +36,7 @@ gpu-results: export PYTHONPATH := .
 gpu-results:
 	$(PYTHON) -m pytest -m gpu
 	$(PYTHON) benchmarks/training_step.py --device cuda
-	$(PYTHON) benchmarks/peers.py --device cuda
+	$(PYTHON) benchmarks/peers.py --device cuda --seconds 12
 	$(PYTHON) benchmarks/scaling.py --device cuda --json results/scaling-gpu.json --figure results/scaling-gpu.png
 	$(PYTHON) -m mamlcourse reproduce 5w1s --device cuda --max-minutes 10
 	$(PYTHON) -m mamlcourse results

@@ -382,7 +382,24 @@ def _where_time_goes(record):
         f"{kind} {min(each[kind] for each in known):.0%} to {max(each[kind] for each in known):.0%}"
         for kind in known[0]
     ]  # fmt: skip
-    return [f"where our time goes, on one thread: {', '.join(parts)}"]
+    return [f"where our time goes, on one thread: {', '.join(parts)}{_what_would_be_needed(record)}"]
+
+
+def _what_would_be_needed(record):
+    """To what part of its time all but the convolutions would have to shrink, where one process misses the target."""
+    needed = {}
+    for result in record["results"]:
+        fastest = fastest_exact(result)
+        if "shares_of_our_time" in result and fastest and fastest[1] < TARGET:
+            kept = result["shares_of_our_time"]["convolution"]
+            needed[in_words(result)] = max((fastest[1] / TARGET - kept) / (1 - kept), 0.0)
+    if not needed:
+        return ""
+    hardest, easiest = min(needed, key=needed.get), max(needed, key=needed.get)
+    return (
+        f"; with convolutions as they are, one process would reach {TARGET} where it misses it if everything else took "
+        f"{needed[easiest]:.0%} ({easiest}) down to {needed[hardest]:.0%} ({hardest}) of its time"
+    )
 
 
 def markdown(record: dict) -> str:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import compiled
 import peers
 
 from mamlcourse import papers
@@ -12,6 +13,7 @@ from mamlcourse.records import origin, read_json
 ROOT = Path(__file__).parent.parent
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+COMPILED = re.compile(r"<!-- compiled: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 PAPERS = re.compile(r"<!-- papers: (\S+) (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
@@ -43,6 +45,12 @@ def filled(text: str) -> str:
         body = f"{peers.markdown(record)}\n\n{_sentence(totals)} {_sentence(shares)} {origin(record)}"
         return f"<!-- peers: {match[1]} -->\n{body}\n<!-- end of table -->"
 
+    def compiled_table(match):
+        record = read_json(ROOT / match[1])
+        body = f"{papers.markdown([list(compiled.COLUMNS), *compiled.table(record)])}\n\n{origin(record)}"
+        return f"<!-- compiled: {match[1]} -->\n{body}\n<!-- end of table -->"
+
+    text = COMPILED.sub(compiled_table, text)
     return PEERS.sub(peers_table, PAPERS.sub(papers_table, TABLE.sub(table, text)))
 
 

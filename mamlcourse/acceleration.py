@@ -2,6 +2,9 @@
 
 The algorithms hand over a function of one task; nothing here knows what an inner step is. All backends give the same
 numbers within rounding. Which is fastest depends on the device and the model; `choose` holds what was measured.
+"compiled", vmap's operations fused by torch.compile, is never chosen by itself: it takes from seconds to minutes to
+begin and needs a C++ compiler (on a GPU, Triton). Then it is the fastest for small networks, not for wide convolutions
+(results/compiled.json).
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .errors import check_choice
+from .errors import InputError, check_choice
 from .inspection import widest_output
 from .kernels import for_loop, for_vmap
 
-BACKENDS = ("auto", "loop", "threads", "vmap")
+BACKENDS = ("auto", "loop", "threads", "vmap", "compiled")
 # Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop, with one
 # thread and with two; and from which threads of one core each are faster than a loop on both (results/backends.json).
 WIDE, WIDE_FOR_SEVERAL, WIDE_ENOUGH_FOR_THREADS = 200_000, 500_000, 1_200_000
@@ -186,7 +189,7 @@ def _sum(some, others):
 
 def map_over_tasks(one_task, module, batch, backend, order):
     """{name: (tasks, ...)}: the results of every task, stacked. `order` is that of the derivatives taken."""
-    if backend == "vmap":
+    if backend in ("vmap", "compiled"):  # what is looked at once is not worth compiling
         return _vmap(one_task, module, batch)
     results = list(_one_by_one(one_task, module, batch, backend, order))
     return {name: torch.stack([result[name] for result in results]) for name in results[0]}
@@ -194,20 +197,35 @@ def map_over_tasks(one_task, module, batch, backend, order):
 
 def mean_over_tasks(one_task, module, batch, backend, order):
     """{name: mean over the tasks}; in a loop only the sum is kept. `order` is that of the derivatives taken."""
-    if backend == "vmap":
-        return {name: value.mean(0) for name, value in _vmap(one_task, module, batch).items()}
+    if backend in ("vmap", "compiled"):
+        results = _vmap(one_task, module, batch, backend == "compiled")
+        return {name: value.mean(0) for name, value in results.items()}
     total = None
     for result in _one_by_one(one_task, module, batch, backend, order):
         total = result if total is None else _sum(total, result)
     return {name: value / len(batch[0]) for name, value in total.items()}
 
 
-def _vmap(one_task, module, batch):
+def _vmap(one_task, module, batch, compiled=False):
     # Differentiating inside vmap, not through it: the other order is slightly wrong for F.batch_norm, whose
     # batching rule takes the saved mean and deviation as constants.
-    function = lambda *task: one_task(module, task, FUNCTIONAL)  # noqa: E731
+    function = torch.func.vmap(lambda *task: one_task(module, task, FUNCTIONAL), randomness="different")
     with for_vmap(module):
-        return torch.func.vmap(function, randomness="different")(*batch)
+        return _compiled(function, batch) if compiled else function(*batch)
+
+
+def _compiled(function, batch):
+    # What was compiled for the same code, shapes and loss weights is found again, though the function is a new one.
+    # Annealed weights are compiled anew in each epoch: more often than the limit, which is against endless compiling.
+    limits = torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000)
+    try:
+        with limits:
+            return torch.compile(function, fullgraph=True, dynamic=False)(*batch)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"The backend is 'compiled', but torch.compile cannot do it here ({reason}): take another."
+        ) from error
 
 
 def _one_by_one(one_task, module, batch, backend, order):
@@ -251,8 +269,17 @@ def keep_freed_memory(at_most: int = 2**29) -> bool:
     Every task needs the same memory again. GNU's C library gives it back to the system in between, which then clears it
     page by page. Other systems' libraries have no such setting.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _from_c_library("mallopt")
     trim_threshold, mmap_threshold, largest_allowed = -1, -3, 2**25  # the names are those of malloc.h
     return bool(mallopt and mallopt(trim_threshold, at_most) and mallopt(mmap_threshold, largest_allowed))
+
+
+def give_back_freed_memory() -> None:
+    """Give the system back what this process freed and kept, where GNU's C library can."""
+    trim = _from_c_library("malloc_trim")
+    if trim:
+        trim(0)
+
+
+def _from_c_library(name):
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -127,8 +127,8 @@ class MAML(nn.Module):
             changes them in place. Normalisation layers must use batch statistics (`track_running_stats=False`).
         settings: a recipe's name or `Settings`; default MAML.
         loss: (outputs, targets) -> scalar, averaged over the examples; default cross-entropy.
-        backend: how the tasks of a meta-batch are computed: "loop", "threads", "vmap" or "auto"
-            (see `acceleration.choose`); the choice is readable as `.backend`, at the latest after the first batch.
+        backend: how the tasks of a meta-batch are computed: "loop", "threads", "vmap", "compiled" or "auto"
+            (see `acceleration`); the choice is readable as `.backend`, at the latest after the first batch.
         **changes: settings to change, such as `inner_steps=3`.
 
     Raises:
@@ -181,9 +181,8 @@ class MAML(nn.Module):
         """The adaptation that these settings describe, on a network of the model's kind."""
         return InnerLoop(self.settings, module, self.loss, self.adapted_names, self.norm_names)
 
-    def task_gradients(self, inner: InnerLoop, meta: Parameters, task: TaskBatch, epoch: int, calculus):
+    def task_gradients(self, inner: InnerLoop, meta: Parameters, task: TaskBatch, order: int, weights, calculus):
         """(loss, query outputs, {name: gradient}) of one task's meta-objective."""
-        order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
         if not self.settings.checkpoint_steps:
             return calculus.gradients(lambda meta: inner.task_loss(meta, task, order, weights, calculus), meta)
 
@@ -208,7 +207,8 @@ class MAML(nn.Module):
             (scalar loss, {name: gradient}); nothing is stored in `.grad`.
 
         Raises:
-            InputError: the batch's ranks, types, devices or labels do not fit.
+            InputError: the batch's ranks, types, devices or labels do not fit, or the backend is "compiled" and
+                torch.compile cannot do it.
         """
         loss, _, gradients = self.meta_step(batch, epoch)
         return loss, gradients
@@ -218,14 +218,14 @@ class MAML(nn.Module):
         """As `meta_gradients`, with the query accuracy after the last step in the middle (None for regression)."""
         batch = self._check(batch)
         meta = {name: p.detach() for name, p in self.meta_parameters().items()}
+        order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
 
         def one_task(module, task, calculus):
             inner = self.inner_loop(module)
-            loss, outputs, gradients = self.task_gradients(inner, meta, TaskBatch(*task), epoch, calculus)
+            loss, outputs, gradients = self.task_gradients(inner, meta, TaskBatch(*task), order, weights, calculus)
             right = _share_right(outputs, task[3])
             return gradients | {"/loss": loss.detach()} | ({} if right is None else {"/right": right})
 
-        order = self.settings.order_at(epoch)
         mean = acceleration.mean_over_tasks(one_task, self.model, batch, self.backend, order)
         return mean.pop("/loss"), mean.pop("/right", None), mean
 
@@ -343,7 +343,7 @@ class Reptile(MAML):
         if self.settings.inner_steps == 0 or self.settings.inner_lr == 0:
             raise InputError("Reptile needs its inner steps: inner_steps must be at least 1 and inner_lr above 0.")
 
-    def task_gradients(self, inner, meta, task, epoch, calculus):
+    def task_gradients(self, inner, meta, task, order, weights, calculus):
         x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
         adapted = inner.start(meta)
         for step in range(self.settings.inner_steps):

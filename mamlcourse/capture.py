@@ -19,7 +19,7 @@ def why_not(maml: MAML, tasks, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"the model is on the {device.type}, not on a CUDA GPU"
     if maml.backend != "vmap":
-        return f"the backend {maml.backend} computes task after task"
+        return f"only the backend vmap can be recorded, not {maml.backend}"
     if not hasattr(tasks, "batch"):
         return "the tasks come from a loader, not from a task family that draws them on the GPU"
     return None

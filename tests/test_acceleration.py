@@ -1,6 +1,9 @@
 """Which way of computing a meta-batch is chosen."""
 
+import functools
+import os
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, load_characters
+from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, TaskBatch, learner, load_characters
 from mamlcourse.acceleration import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
+from mamlcourse.errors import InputError
 from mamlcourse.inspection import widest_output
 
 
@@ -79,6 +83,79 @@ def test_a_named_backend_is_used(backend):
     maml = MAML(Conv4(5, 2, "stride"), backend=backend, inner_steps=1)
     maml.meta_gradients(batch(1))
     assert maml.backend == backend
+
+
+def waves(backend, model=None, **settings):
+    torch.manual_seed(0)
+    model = (model or MLP(hidden=4)).double()
+    maml = MAML(model, loss=nn.functional.mse_loss, inner_lr=0.05, backend=backend, **settings)
+    return maml, TaskBatch(*(x.double() for x in SinusoidTasks(tasks_per_batch=2).batch(0)))
+
+
+COMPILER = next(filter(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl")), None)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_gradients_are_those_of_the_loop():
+    found, expected = ((maml, maml.meta_gradients(batch)[1]) for maml, batch in map(waves, ("compiled", "loop")))
+    for name in expected[1]:
+        torch.testing.assert_close(found[1][name], expected[1][name], rtol=1e-12, atol=1e-14)
+    assert found[0].backend == "compiled"
+
+
+@pytest.fixture
+def only_traced(monkeypatch):
+    """torch.compile that traces and compiles nothing, for what would take minutes."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=keep))
+    return graphs
+
+
+@pytest.mark.parametrize("name", ["maml++", "anil", "reptile", "fomaml"])
+def test_every_kind_of_meta_gradient_can_be_traced(name, only_traced):
+    tasks = CharacterTasks(load_characters().split().train, ways=2, queries=1, tasks_per_batch=2).batch(0)
+    tasks = TaskBatch(*(x.double() if x.is_floating_point() else x for x in tasks))
+    torch.manual_seed(0)
+    model = Conv4(2, 2).double()
+    learners = (learner(model, name, inner_steps=2, backend=each) for each in ("compiled", "loop"))
+    found, expected = (maml.meta_step(tasks) for maml in learners)
+    for key in expected[2]:
+        torch.testing.assert_close(found[2][key], expected[2][key], rtol=1e-8, atol=1e-11)
+    assert found[1] == expected[1] and len(only_traced) == 1
+
+
+def test_compiled_once_for_each_kind_of_epoch(only_traced):
+    settings = dict(inner_steps=2, multi_step_loss="annealed", multi_step_epochs=10)
+    (compiled, batch), (loop, _) = waves("compiled", **settings), waves("loop", **settings)
+    for epoch in [*range(14), 0]:
+        found, expected = (maml.meta_gradients(batch, epoch)[1] for maml in (compiled, loop))
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-13)
+        assert len(only_traced) <= min(epoch, 10) + 1 or epoch == 0
+    assert len(only_traced) == 11  # more than PyTorch's own limit; once annealed, all epochs are alike
+    compiled.trajectory(batch)
+    assert len(only_traced) == 11
+
+
+class Moody(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = MLP(hidden=4)
+
+    def forward(self, x):
+        return self.net(x) if x.sum() > 0 else self.net(-x)
+
+
+def test_what_cannot_be_compiled_is_said():
+    maml, batch = waves("compiled", Moody())
+    with pytest.raises(InputError, match="backend is 'compiled', but torch.compile cannot do it here .*: take another"):
+        maml.meta_gradients(batch)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only GNU's C library can be told to keep memory")

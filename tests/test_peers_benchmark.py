@@ -51,6 +51,19 @@ def test_conclusions_count_the_settings_that_reach_the_target():
     assert "| 1.31 (1.31 to 1.31) | not measured |" in peers.markdown(record)
 
 
+def test_conclusions_say_what_everything_but_convolutions_may_take():
+    shares = {"shares_of_our_time": {"convolution": 0.5, "rest": 0.5}}
+    record = {"results": [result(a=entry(ratio)) | shares for ratio in (1.04, 0.91, 1.3, 0.5)]}
+    record["results"][1] |= {"ways": 20}
+    record["results"][3] |= {"steps": 2}
+    line = peers.conclusions(record)[-2]
+    assert "convolution 50% to 50%, rest 50% to 50%; with convolutions as they are" in line
+    # 1.04 / 1.3 = 0.8 of the time, 0.3 beside the 0.5 of the convolutions; 0.5 / 1.3 is less than they take alone
+    assert "took 60% (MAML, stride, 5-way, 1 step) down to 0% (MAML, stride, 5-way, 2 steps) of its time" in line
+    record["results"] = [result(a=entry(1.4)) | shares]
+    assert "as they are" not in peers.conclusions(record)[-2]
+
+
 def test_our_own_inexact_gradient_reaches_no_target():
     record = {"results": [result(a=entry(2.0)) | {}]}
     record["results"][0]["implementations"][peers.OURS]["error_float64"] = 1e-3
