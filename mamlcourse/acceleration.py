@@ -214,13 +214,19 @@ def _vmap(one_task, module, batch, compiled=False):
         return _compiled(function, batch) if compiled else function(*batch)
 
 
+@functools.cache
+def _fuser():
+    return torch.compile(lambda function, batch: function(*batch), fullgraph=True, dynamic=False)
+
+
 def _compiled(function, batch):
     # What was compiled for the same code, shapes and loss weights is found again, though the function is a new one.
-    # Annealed weights are compiled anew in each epoch: more often than the limit, which is against endless compiling.
-    limits = torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000)
+    # Annealed weights are compiled anew in each epoch: more often than the limit, which is against endless compiling
+    # (torch 2.6 knows it by these names alone).
+    limits = torch._dynamo.config.patch(cache_size_limit=1000, accumulated_cache_size_limit=1000)
     try:
         with limits:
-            return torch.compile(function, fullgraph=True, dynamic=False)(*batch)
+            return _fuser()(function, batch)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, TaskBatch, learner, load_characters
+from mamlcourse import (
+    MAML,
+    MLP,
+    CharacterTasks,
+    Conv4,
+    SinusoidTasks,
+    TaskBatch,
+    acceleration,
+    learner,
+    load_characters,
+)  # fmt: skip
 from mamlcourse.acceleration import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
 from mamlcourse.errors import InputError
 from mamlcourse.inspection import widest_output
@@ -114,7 +124,9 @@ def only_traced(monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=keep))
-    return graphs
+    acceleration._fuser.cache_clear()
+    yield graphs
+    acceleration._fuser.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["maml++", "anil", "reptile", "fomaml"])
