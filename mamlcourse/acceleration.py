@@ -3,8 +3,8 @@
 The algorithms hand over a function of one task; nothing here knows what an inner step is. All backends give the same
 numbers within rounding. Which is fastest depends on the device and the model; `choose` holds what was measured.
 "compiled", vmap's operations fused by torch.compile, is never chosen by itself: it takes from seconds to minutes to
-begin and needs a C++ compiler (on a GPU, Triton). Then it is the fastest for small networks, not for wide convolutions
-(results/compiled.json).
+begin and needs a C++ compiler (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it. Then it is the
+fastest for small networks, not for wide convolutions (results/compiled.json). On a GPU it was not run.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _fuser():
 def _compiled(function, batch):
     # What was compiled for the same code, shapes and loss weights is found again, though the function is a new one.
     # Annealed weights are compiled anew in each epoch: more often than the limit, which is against endless compiling
-    # (torch 2.6 knows it by these names alone).
+    # (by its old names, which torch 2.6 knows too, so that it gets as far as saying what it cannot do).
     limits = torch._dynamo.config.patch(cache_size_limit=1000, accumulated_cache_size_limit=1000)
     try:
         with limits:
