@@ -1,6 +1,6 @@
 """Does it pay to let torch.compile fuse the operations of a meta-gradient?
 
-    python benchmarks/compiled.py      # about 10 minutes on two cores: results/compiled.json
+    python benchmarks/compiled.py      # about 5 minutes on two cores: results/compiled.json
 
 The loop, vmap and compiled vmap take turns on the same meta-gradients; a ratio is the median over the rounds. The first
 call of the compiled one compiles. Five inner steps of Conv4, whose graph is five times as large, are left out.
