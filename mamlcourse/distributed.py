@@ -166,10 +166,10 @@ def joined():
     except InputError as error:
         code, said = 2, f"mamlcourse: {error}"
     except LostRank as error:
-        code, said = 1, f"\nmamlcourse: {error}"  # the line may hold the progress bar of the one that died
+        code, said = 1, f"mamlcourse: {error}"
     except KeyboardInterrupt:
         code, said = 130, "mamlcourse: stopped."
-    _say_once(store, said)
+    _say_once(store, said if rank == 0 else f"\n{said}")  # the line may hold the progress bar of rank 0
     raise SystemExit(code)
 
 
@@ -183,6 +183,7 @@ def _say_once(store, sentence: str) -> None:
         if store.add("mamlcourse/says", 1) > 1:
             store.wait(["mamlcourse/said"], timedelta(seconds=10))
             return
-    print(sentence, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{sentence}\n")  # in one piece, so that no other process writes into it
+    sys.stderr.flush()
     with suppress(RuntimeError):
         store.set("mamlcourse/said", "")

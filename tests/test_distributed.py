@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -250,14 +251,15 @@ def test_a_process_alone_joins_nothing(environment, monkeypatch):
 # Processes that torchrun starts.
 
 TINY = ["--filters", 4, "--queries", 1, "--ways", 2, "--inner-steps", 2, "--tasks-per-batch", 3]
+TRAIN = ["-m", "mamlcourse", "train", *map(str, TINY)]
 FOREVER = ["--iterations", 100_000, "--save-every", 1]
 WAIT = 1200  # seconds; a busy machine may need minutes to import PyTorch
 
 
 @contextlib.contextmanager
-def torchrun(folder, *arguments, ranks=2, own_folders=False):
-    """`mamlcourse train` in several processes, ended with the block. With `own_folders` rank i works in folder i."""
-    command = [sys.executable, "-m", "mamlcourse", "train", *map(str, [*TINY, *arguments])]
+def torchrun(folder, *arguments, ranks=2, own_folders=False, program=TRAIN):
+    """A Python program in several processes, ended with the block. With `own_folders` rank i works in folder i."""
+    command = [sys.executable, *program, *map(str, arguments)]
     start = ["--no-python", "sh", "-c", 'cd "$RANK" && exec "$@"', "sh", *command] if own_folders else command[1:]
     started = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *start],
@@ -382,6 +384,31 @@ def test_sigterm_to_one_process_stops_all_as_ctrl_c_does(tmp_path):
     stopped, go_on = out.splitlines()
     assert stopped.startswith(f"Stopped after {done} of 100000 iterations")
     assert go_on == "Go on with the same command and --resume; run.pt has everything."
+
+
+@needs_torchrun
+@pytest.mark.parametrize("speaker", [0, 1])
+def test_the_sentence_has_a_line_of_its_own_whatever_is_on_the_screen(speaker, tmp_path):
+    """Rank 0's progress bar stands on the line until its training ends, and another rank may speak before."""
+    script = f"""
+        import sys
+        from mamlcourse import InputError
+        from mamlcourse.distributed import joined
+
+        with joined() as ranks:
+            if ranks.rank == 0:
+                sys.stderr.write("maml:   0%|          |")
+                sys.stderr.flush()
+            ranks.from_first(lambda: None)
+            if ranks.rank == {speaker}:
+                if ranks.rank == 0:
+                    sys.stderr.write("\\r                      \\r")  # a bar ends before its rank goes on
+                raise InputError("All is lost.")
+            ranks.from_first(lambda: None)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    code, out, err = ended(tmp_path, program=["script.py"])
+    assert code != 0 and sentences(err) == ["mamlcourse: All is lost."], err
 
 
 @needs_torchrun
