@@ -15,16 +15,16 @@ lab: .venv/ready
 
 # Run every notebook, keep its outputs, and write down how long it takes.
 notebooks: .venv/ready
-	$(BIN)/python benchmarks/run_notebooks.py
+	$(BIN)/python tools/run_notebooks.py
 
 # Make the exercises from the solutions.
 exercises: .venv/classroom
-	$(BIN)/python solutions/make_exercises.py
+	$(BIN)/python tools/make_exercises.py
 
 # Lay out nbgrader's course folder, for teachers (exercises/TEACHERS.md).
 COURSE ?= build/classroom
 assignment: .venv/classroom
-	$(BIN)/python solutions/make_exercises.py --course "$(COURSE)"
+	$(BIN)/python tools/make_exercises.py --course "$(COURSE)"
 
 # The course as a web site, from the outputs that the notebooks hold: build/book/index.html.
 book: .venv/book
@@ -43,7 +43,7 @@ gpu-results:
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready
-	$(BIN)/python -c "from mamlcourse import glyphs; glyphs.main()"
+	$(BIN)/python -c "from mamlcourse.data import glyphs; glyphs.main()"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

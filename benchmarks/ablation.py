@@ -21,7 +21,7 @@ from mamlcourse.settings import recipe
 # Each part of MAML++, as (what switches it on, what switches it off).
 PARTS = {
     "multi-step loss": (dict(multi_step_loss="annealed"), dict(multi_step_loss="final")),
-    "learned rates": (dict(learned_rates="parameter_step"), dict(learned_rates="none")),
+    "learned rates": (dict(learned_lr="parameter_step"), dict(learned_lr="none")),
     "per-step norm": (dict(per_step_norm=True), dict(per_step_norm=False)),
     "cosine": (dict(cosine=True), dict(cosine=False)),
 }

@@ -18,19 +18,19 @@ from rich.console import Console
 from rich.table import Table
 
 from mamlcourse import MAML
-from mamlcourse.acceleration import choose
+from mamlcourse.engine.backends import choose
+from mamlcourse.engine.inspection import widest_output
 from mamlcourse.errors import InputError, check_number
-from mamlcourse.inspection import widest_output
 from mamlcourse.problems import Problem
 from mamlcourse.records import provenance, write_json
 
-FILTERS, REDUCTIONS, ORDERS = (8, 16, 32, 64), ("stride", "max-pool"), ("maml", "fomaml")
+FILTERS, DOWNSAMPLING, ORDERS = (8, 16, 32, 64), ("stride", "max-pool"), ("maml", "fomaml")
 EPISODES = ((1, 5, 8), (5, 5, 4), (15, 1, 4))  # queries per class, inner steps, tasks
 
 
-def measure(filters, reduction, name, queries, steps, tasks, rounds) -> dict:
+def measure(filters, downsampling, name, queries, steps, tasks, rounds) -> dict:
     """One row of the record, with as many threads as PyTorch has now."""
-    problem = Problem(filters=filters, reduction=reduction, queries=queries)
+    problem = Problem(filters=filters, downsampling=downsampling, queries=queries)
     batch = problem.tasks("train", tasks, 0).batch(0)
     backends = ["loop", *["threads"] * (torch.get_num_threads() > 1), "vmap"]
     learners = {each: MAML(problem.network(0), name, backend=each, inner_steps=steps) for each in backends}
@@ -43,7 +43,7 @@ def measure(filters, reduction, name, queries, steps, tasks, rounds) -> dict:
                 seconds[each].append(time.perf_counter() - began)
     largest = max(batch.support_x.shape[1], batch.query_x.shape[1])
     return {
-        "threads": torch.get_num_threads(), "reduction": reduction, "filters": filters, "algorithm": name,
+        "threads": torch.get_num_threads(), "downsampling": downsampling, "filters": filters, "algorithm": name,
         "queries": queries, "inner_steps": steps, "tasks": tasks,
         "widest": widest_output(problem.network(0), batch.query_x[0][:1]) * largest,
         "chosen": choose("auto", problem.network(0), batch), "seconds": seconds,
@@ -68,10 +68,10 @@ def main(
         check_number("threads", number, at_least=1)
     start, before, rows = provenance(), torch.get_num_threads(), []
     try:
-        for number, filters, reduction, episode, name in product(threads, FILTERS, REDUCTIONS, EPISODES, ORDERS):
+        for number, filters, downsampling, episode, name in product(threads, FILTERS, DOWNSAMPLING, EPISODES, ORDERS):
             if not quick or filters == FILTERS[0]:
                 torch.set_num_threads(number)
-                rows.append(measure(filters, reduction, name, *episode, rounds))
+                rows.append(measure(filters, downsampling, name, *episode, rounds))
     finally:
         torch.set_num_threads(before)
     write_json({"kind": "backends", **start, "rounds": rounds, "rows": rows}, json)
@@ -81,7 +81,7 @@ def main(
     for row in sorted(rows, key=lambda row: (row["threads"], row["widest"])):
         found = ratios(row)
         table.add_row(
-            str(row["threads"]), f"{row['widest']:,}", f"{row['reduction']} {row['filters']}", row["algorithm"],
+            str(row["threads"]), f"{row['widest']:,}", f"{row['downsampling']} {row['filters']}", row["algorithm"],
             f"{found['threads']:.2f}" if "threads" in found else "", f"{found['vmap']:.2f}", row["chosen"],
         )  # fmt: skip
     Console(width=100).print(table)

@@ -50,10 +50,10 @@ def waves(steps: int, tasks: int) -> Case:
     return Case(words, learner, SinusoidTasks(tasks_per_batch=tasks).batch(0))
 
 
-def characters(reduction: str, order: int, tasks: int) -> Case:
-    problem = Problem(filters=64, reduction=reduction)
+def characters(downsampling: str, order: int, tasks: int) -> Case:
+    problem = Problem(filters=64, downsampling=downsampling)
     learner = lambda backend: MAML(problem.network(0), order=order, inner_steps=1, backend=backend)  # noqa: E731
-    words = f"Conv4, {reduction}, {'MAML' if order == 2 else 'FOMAML'}, 1 step, {tasks} tasks"
+    words = f"Conv4, {downsampling}, {'MAML' if order == 2 else 'FOMAML'}, 1 step, {tasks} tasks"
     return Case(words, learner, problem.tasks("train", tasks, 0).batch(0))
 
 

@@ -46,18 +46,18 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from mamlcourse import MAML, TaskBatch
-from mamlcourse.acceleration import choose
-from mamlcourse.distributed import Ranks
+from mamlcourse.engine.backends import choose
 from mamlcourse.errors import InputError, check_number
-from mamlcourse.figures import COLOURS, MARKS
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
+from mamlcourse.styles import COLOURS, MARKS
+from mamlcourse.training.distributed import Ranks
 
 OURS, RANKS = "mamlcourse", "mamlcourse, ranks"
 SHOTS, SEED, EXACT, TARGET = 1, 0, 1e-9, 1.3
 CHECKED_TASKS, FEWEST_ROUNDS = 2, 3
 REST = 0.05  # seconds before each call, in which the threads of the one before go to sleep
-WAYS, STEPS, REDUCTIONS, ORDERS = (5, 20), (1, 5), ("stride", "max-pool"), (2, 1)
+WAYS, STEPS, DOWNSAMPLING, ORDERS = (5, 20), (1, 5), ("stride", "max-pool"), (2, 1)
 TITLES = {2: "MAML", 1: "FOMAML"}
 KINDS = {
     "convolution": "convolution",
@@ -72,7 +72,7 @@ class Setting:
     """What one meta-gradient is taken of."""
 
     order: int
-    reduction: str
+    downsampling: str
     ways: int
     steps: int
     tasks: int
@@ -81,7 +81,7 @@ class Setting:
 
     def model(self, device):
         """Conv4 with gains, biases and a head that are not 1 and 0, so that no part of it is idle."""
-        problem = Problem(ways=self.ways, filters=self.filters, reduction=self.reduction)
+        problem = Problem(ways=self.ways, filters=self.filters, downsampling=self.downsampling)
         model, generator = problem.network(SEED), torch.Generator().manual_seed(SEED)
         with torch.no_grad():
             for p in model.parameters():
@@ -346,7 +346,7 @@ def fastest_exact(result: dict, base: str = "ratio") -> tuple[str, float] | None
 
 def in_words(result: dict) -> str:
     steps = f"{result['steps']} step{'s' * (result['steps'] > 1)}"
-    return f"{TITLES[result['order']]}, {result['reduction']}, {result['ways']}-way, {steps}"
+    return f"{TITLES[result['order']]}, {result['downsampling']}, {result['ways']}-way, {steps}"
 
 
 def conclusions(record: dict) -> list[str]:
@@ -533,12 +533,12 @@ def grid(quick: bool, tasks: int, filters: int, queries: int, device) -> list[Se
     """All settings, those of 20 ways with half the tasks on a CPU."""
     if quick:
         return [
-            Setting(order, reduction, 2, 2, tasks, filters, queries) for order, reduction in product(ORDERS, REDUCTIONS)
+            Setting(order, downsampling, 2, 2, tasks, filters, queries) for order, downsampling in product(ORDERS, DOWNSAMPLING)
         ]
     fewer = {20: max(tasks // 2, 1)} if device.type == "cpu" else {}
     return [
-        Setting(order, reduction, ways, steps, fewer.get(ways, tasks), filters, queries)
-        for order, reduction, ways, steps in product(ORDERS, REDUCTIONS, WAYS, STEPS)
+        Setting(order, downsampling, ways, steps, fewer.get(ways, tasks), filters, queries)
+        for order, downsampling, ways, steps in product(ORDERS, DOWNSAMPLING, WAYS, STEPS)
     ]
 
 

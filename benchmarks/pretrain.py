@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mamlcourse import evaluate, learner, train
-from mamlcourse.landscape import CROWD, QUERIES, crowd_record, few_shot_tasks, measure_crowd
+from mamlcourse.explorer.landscape import CROWD, QUERIES, crowd_record, few_shot_tasks, measure_crowd
 from mamlcourse.pretrained import save_weights
 from mamlcourse.problems import Problem
 from mamlcourse.records import provenance, read_json, write_json

@@ -30,14 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from mamlcourse import MLP, Conv4, TaskBatch, learner
-from mamlcourse.acceleration import choose
-from mamlcourse.comparison import TITLES
+from mamlcourse.engine.backends import choose
 from mamlcourse.errors import InputError, check_number
-from mamlcourse.figures import COLOURS, MARKS
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
 from mamlcourse.settings import recipe
+from mamlcourse.styles import COLOURS, MARKS, TITLES
 
 ALGORITHMS = ("maml", "fomaml", "maml++")
 ANNEALED = 99  # any epoch after the multi-step loss has annealed
@@ -59,7 +58,7 @@ QUICK_AXES |= {"filters": (2, 4), "ways": (2, 3), "side": (14, 28)}
 
 @dataclass(frozen=True)
 class Case:
-    """What one meta-gradient is taken of. `network` is "Conv4", "MLP" or "ViT"; `reduction` is Conv4's."""
+    """What one meta-gradient is taken of. `network` is "Conv4", "MLP" or "ViT"; `downsampling` is Conv4's."""
 
     inner_steps: int = 5
     tasks: int = 4
@@ -69,13 +68,13 @@ class Case:
     queries: int = 5
     side: int = 28
     network: str = "Conv4"
-    reduction: str = "max-pool"
+    downsampling: str = "max-pool"
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
         if self.network == "MLP":
             return nn.Sequential(nn.Flatten(), MLP(self.side**2, 40, self.ways))
-        return ViT(self.ways) if self.network == "ViT" else Conv4(self.ways, self.filters, self.reduction)
+        return ViT(self.ways) if self.network == "ViT" else Conv4(self.ways, self.filters, self.downsampling)
 
     def batch(self, device) -> TaskBatch:
         """Noise: the time does not depend on what pictures show."""
@@ -147,7 +146,7 @@ def measurements(base: Case, axes: dict, device) -> dict[str, list[Measurement]]
         for value in values:
             case = replace(base, **{axis: value})
             if axis == "side":  # max-pooling leaves nothing of 14 pixels; strides end in a spatial mean, whatever comes
-                case = replace(case, reduction="stride")
+                case = replace(case, downsampling="stride")
             if axis == "shots":
                 case = replace(case, inner_steps=2 * base.inner_steps)
             for name in ALGORITHMS:
@@ -421,7 +420,7 @@ def main(
         record |= {
             "settings": {
                 "base": asdict(base),
-                "base_in_words": f"Conv4 with {base.filters} filters, {base.reduction}, {base.ways}-way "
+                "base_in_words": f"Conv4 with {base.filters} filters, {base.downsampling}, {base.ways}-way "
                 f"{base.shots}-shot, {base.queries} queries per class, {base.tasks} tasks, "
                 f"{base.inner_steps} inner steps",
                 "shots": base.shots, "epoch": 0, "repeats": repeats, "quick": quick, "reduction_along_side": "stride",

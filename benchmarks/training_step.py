@@ -23,9 +23,9 @@ from rich.table import Table
 
 from mamlcourse import capture, learner
 from mamlcourse.errors import InputError, check_number
+from mamlcourse.papers.reproduction import plan
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
-from mamlcourse.reproduction import plan
 
 ALGORITHMS = ("maml", "fomaml", "maml++")
 PROTOCOLS = ("finn", "maml++")

@@ -1,9 +1,9 @@
 """Learn MAML, FOMAML and MAML++ by building them: the helper package of the course."""
 
-from .algorithms import MAML, Reptile, Trajectory, learner
-from .characters import Characters, load_characters
+from .data import Characters, load_characters
 from .errors import InputError
 from .evaluation import Evaluation, evaluate
+from .learner import MAML, Reptile, Trajectory, learner
 from .models import MLP, Conv4
 from .settings import RECIPES, Settings, recipe
 from .tasks import CharacterTasks, SinusoidTasks, TaskBatch

@@ -14,16 +14,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import acceleration, comparison, distributed, figures, omniglot, papers, reproduction
-from . import progress as exercise_progress
-from .algorithms import learner
-from .characters import load_characters
+from . import comparison, figures
+from .checks import progress as exercise_progress
+from .data import load_characters, omniglot
+from .engine import backends
 from .errors import InputError
 from .evaluation import evaluate as evaluate_learner
+from .learner import learner
+from .papers import reproduction
+from .papers import tables as papers
 from .problems import Problem, choose_device
-from .records import provenance, write_json
+from .records import markdown_table, provenance, write_json
 from .settings import RECIPES, Settings, recipe
-from .training import load_checkpoint, load_parameters
+from .training import distributed, load_checkpoint, load_parameters
 from .training import train as train_learner
 
 app = typer.Typer(
@@ -39,18 +42,20 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Folder of Omniglot; default $MAMLCOURSE_DATA, else the user's cache.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-BackendOption = Annotated[str, typer.Option(help=f"How tasks are computed: {', '.join(acceleration.BACKENDS)}.")]
-InnerLrOption = Annotated[float | None, typer.Option(help="Inner rate (mean loss); default the recipe's.")]
-OuterLrOption = Annotated[float | None, typer.Option(help="Outer rate of Adam; default the recipe's.")]
+BackendOption = Annotated[str, typer.Option(help=f"How tasks are computed: {', '.join(backends.BACKENDS)}.")]
+InnerLrOption = Annotated[float | None, typer.Option(help="Inner learning rate (mean loss); default the recipe's.")]
+OuterLrOption = Annotated[float | None, typer.Option(help="Outer learning rate (Adam); default the recipe's.")]
 StepsOption = Annotated[int | None, typer.Option(help="Adaptation steps; default the recipe's.")]
 CosineOption = Annotated[
-    bool | None, typer.Option("--cosine/--constant", help="Outer rate by cosine or constant; default the recipe's.")
+    bool | None, typer.Option("--cosine/--constant", help="Anneal the outer learning rate along a cosine, or not; default the recipe's.")
 ]
 WaysOption = Annotated[int, typer.Option(help="Classes in a task.")]
 ShotsOption = Annotated[int, typer.Option(help="Support drawings per class.")]
 QueriesOption = Annotated[int, typer.Option(help="Query drawings per class.")]
 FiltersOption = Annotated[int, typer.Option(help="Channels of the network's convolutions.")]
-ReductionOption = Annotated[str, typer.Option(help="How the network shrinks its pictures: max-pool or stride.")]
+DownsamplingOption = Annotated[
+    str, typer.Option("--downsampling", "--reduction", help="How the network halves its images: max-pool or stride.")
+]
 BatchOption = Annotated[int, typer.Option(help="Tasks in a meta-batch.")]
 
 
@@ -72,7 +77,7 @@ def compare(
     shots: ShotsOption = 1,
     queries: QueriesOption = 15,
     filters: FiltersOption = 32,
-    reduction: ReductionOption = "max-pool",
+    downsampling: DownsamplingOption = "max-pool",
     root: RootOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -84,7 +89,7 @@ def compare(
     _check_output(figure, ".png", ".svg")
     problem = Problem(
         dataset=dataset, validation=0, ways=ways, shots=shots, queries=queries, filters=filters,
-        reduction=reduction, root=root,
+        downsampling=downsampling, root=root,
     )  # fmt: skip
     record = comparison.compare(
         algorithm, problem, train_tasks=train_tasks, eval_tasks=eval_tasks, tasks_per_batch=tasks_per_batch,
@@ -94,7 +99,7 @@ def compare(
     write_json(record, json)  # first: whatever happens to the rest, nothing measured is lost
     console.print(comparison.table(record))
     typer.echo(comparison.recommendation(record))
-    figures.comparison_figure(record).savefig(figure, dpi=110)
+    comparison.comparison_figure(record).savefig(figure, dpi=110)
     typer.echo(f"Record: {json}\nFigure: {figure}")
 
 
@@ -114,7 +119,7 @@ def train(
     shots: ShotsOption = 1,
     queries: QueriesOption = 15,
     filters: FiltersOption = 32,
-    reduction: ReductionOption = "max-pool",
+    downsampling: DownsamplingOption = "max-pool",
     save_every: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 100,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     root: RootOption = None,
@@ -128,7 +133,7 @@ def train(
             raise InputError(f"{out} exists: go on with --resume, or name another file with --out.")
         chosen = ranks.device(choose_device(device))
         problem = Problem(
-            dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, reduction=reduction, root=root
+            dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, downsampling=downsampling, root=root
         )
         changes = _given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
         settings = recipe(algorithm, **changes)
@@ -165,15 +170,15 @@ def evaluate(
     backend: BackendOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the measurements, task by task, to this file.")] = None,
 ):
-    """Measure a trained checkpoint step by step, with 95% intervals over tasks (transductive batch statistics)."""
+    """Measure a trained checkpoint step by step, with 95% confidence intervals over tasks (transductive: batch statistics)."""
     if json:
         _check_output(json, ".json")
     chosen = choose_device(device)
     state = load_checkpoint(checkpoint)
     if "problem" not in state["config"]:
         raise InputError(f"{checkpoint} does not say what it was trained on: make it with `mamlcourse train`.")
-    problem = Problem(**state["config"]["problem"], root=root)
-    maml = learner(problem.network(0, chosen), Settings(**state["settings"]), backend=backend)
+    problem = Problem.from_record(state["config"]["problem"], root)
+    maml = learner(problem.network(0, chosen), Settings.from_record(state["settings"]), backend=backend)
     load_parameters(maml, state, checkpoint)
     measured = evaluate_learner(maml, problem.tasks(part, 10, 0, chosen), tasks, steps)
     shown = Table(title=f"{maml.settings.name} on {tasks} {part} tasks of {problem.dataset}", title_justify="left")
@@ -184,8 +189,8 @@ def evaluate(
         shown.add_row(str(step), f"{100 * accuracy:.1f}", f"{loss:.3f}")
     console.print(shown)
     typer.echo(
-        f"accuracy {100 * measured.accuracy:.1f} ± {100 * measured.interval:.1f}% (95% interval over tasks), "
-        f"spread over tasks {100 * measured.spread:.1f} points, worst tenth {100 * measured.worst_decile:.1f}%, "
+        f"accuracy {100 * measured.accuracy:.1f} ± {100 * measured.interval:.1f}% (95% CI over tasks), "
+        f"std over tasks {100 * measured.std:.1f} percentage points, worst decile {100 * measured.worst_decile:.1f}%, "
         f"{100 * measured.overshoot:.0f}% of tasks overshoot",
     )
     if json:
@@ -266,13 +271,13 @@ def results(
     console.print(shown)
     missing = sum(row[3] == papers.NOT_MEASURED for row in body)
     typer.echo(f"Not measured: {missing} more; the table below names the command for each.")
-    sections = [f"# Omniglot\n\nMade by `mamlcourse results`.\n\n{papers.markdown([heading, *body])}"]
+    sections = [f"# Omniglot\n\nMade by `mamlcourse results`.\n\n{markdown_table([heading, *body])}"]
     _check_output(folder / "table.png", ".png")
     papers.papers_figure(cells).savefig(folder / "table.png", dpi=110)
     for setting in dict.fromkeys(where for where, _ in cells):
-        sections.append(f"## {setting}: the same test tasks\n\n{papers.markdown(papers.paired_rows(cells, setting))}")
-        sections.append(f"## {setting}: how steady\n\n{papers.markdown(papers.stability_rows(cells, setting))}")
-        sections.append(f"## {setting}: by budget\n\n{papers.markdown(papers.budget_rows(cells, setting))}")
+        sections.append(f"## {setting}: the same test tasks\n\n{markdown_table(papers.paired_rows(cells, setting))}")
+        sections.append(f"## {setting}: how steady\n\n{markdown_table(papers.stability_rows(cells, setting))}")
+        sections.append(f"## {setting}: by budget\n\n{markdown_table(papers.budget_rows(cells, setting))}")
         for against in ("tasks", "seconds"):
             papers.learning_curves(cells, setting, against).savefig(folder / f"{setting}-{against}.png", dpi=110)
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -305,7 +310,7 @@ def data(
     split = characters.split()
     typer.echo(
         f"{characters.name}: {len(characters)} characters of {len(set(characters.alphabets))} alphabets, "
-        f"{characters.images.shape[1]} drawings of each, {' x '.join(map(str, characters.images.shape[2:]))} pixels."
+        f"{characters.images.shape[1]} examples of each, {' x '.join(map(str, characters.images.shape[2:]))} pixels."
     )
     for part, classes in zip(split._fields, split):
         names = ", ".join(sorted(set(classes.alphabets)))
@@ -351,7 +356,7 @@ def doctor():
     shown.add_row(
         "omniglot", where if found.kind != "nothing" else f"not in {found.folder} ({found.chosen_by}); would be fetched"
     )
-    backend = acceleration.choose("auto", Problem().network(0, chosen))
+    backend = backends.choose("auto", Problem().network(0, chosen))
     backend = "chosen with the first batch" if backend == "auto" else backend
     shown.add_row("a run would use", f"device {chosen}, backend {backend}, glyphs")
     console.print(shown)

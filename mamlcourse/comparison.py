@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 
+from matplotlib.figure import Figure
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from .algorithms import learner
 from .errors import InputError, check_number
-from .evaluation import evaluate, half_interval
+from .evaluation import evaluate
+from .learner import learner
 from .memory import peak_of_training
 from .problems import Problem, choose_device
-from .records import provenance
+from .records import device_in_words, markdown_table, provenance
 from .settings import Settings, recipe
+from .stats import ci95, verdict, worst_decile
+from .stats import paired_difference as paired
+from .styles import COLOURS, MARKS, TITLES, title_of
 from .training import train
 
-TITLES = {
-    "maml": "MAML", "fomaml": "FOMAML", "maml++": "MAML++", "fomaml++": "FOMAML++", "anil": "ANIL",
-    "reptile": "Reptile", "meta-sgd": "Meta-SGD",
-}  # fmt: skip
 NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide nothing
-
-
-def title_of(name: str) -> str:
-    """How a recipe is written in text and figures; other names as they are."""
-    return TITLES.get(name, name)
 
 
 def compare(
@@ -96,11 +92,11 @@ def compare_settings(
     Raises:
         InputError: a number is not allowed.
     """
-    check_number("tasks_per_batch", tasks_per_batch, at_least=1, whole=True)
-    check_number("eval_tasks", eval_tasks, at_least=2, whole=True)
+    check_number("tasks_per_batch", tasks_per_batch, at_least=1, integer=True)
+    check_number("eval_tasks", eval_tasks, at_least=2, integer=True)
     budgets = train_tasks if isinstance(train_tasks, dict) else dict.fromkeys(settings, train_tasks)
     for budget in budgets.values():
-        check_number("train_tasks", budget, at_least=tasks_per_batch, whole=True)
+        check_number("train_tasks", budget, at_least=tasks_per_batch, integer=True)
         if budget % tasks_per_batch:
             raise InputError(
                 f"train_tasks is {budget}, but must be a multiple of tasks_per_batch, which is {tasks_per_batch}."
@@ -119,7 +115,7 @@ def compare_settings(
         "eval_tasks": eval_tasks,
         "seeds": [],
         "algorithms": {
-            name: {"settings": asdict(chosen) | {"adapt": list(chosen.adapt)}, "runs": []}
+            name: {"settings": chosen.to_record(), "runs": []}
             for name, chosen in settings.items()
         },
     }
@@ -162,9 +158,9 @@ class Summary:
         accuracy, interval: mean over seeds and tasks, and its interval over the test tasks.
         difference, difference_interval: paired with the reference, task by task; None for the reference itself. The
             interval is the wider of the one over tasks and, given several seeds, the one over seeds (Student's t).
-        spread: standard deviation over tasks of one run, averaged over the seeds.
+        std_over_tasks: standard deviation over tasks of one run, averaged over the seeds.
         worst_decile: mean accuracy of the worst tenth of the tasks, averaged over the seeds.
-        seed_spread: standard deviation of the accuracy over the seeds; None for one seed.
+        std_over_seeds: standard deviation of the accuracy over the seeds; None for one seed.
         seconds, time_ratio: training time (mean over seeds), and the median over seeds of its ratio to the reference.
         memory, memory_ratio: peak bytes, and their ratio to the reference.
         final_loss: training loss, mean over the last tenth of the meta-batches.
@@ -176,9 +172,9 @@ class Summary:
     interval: float
     difference: float | None
     difference_interval: float | None
-    spread: float
+    std_over_tasks: float
     worst_decile: float
-    seed_spread: float | None
+    std_over_seeds: float | None
     seconds: float
     time_ratio: float
     memory: int
@@ -189,38 +185,31 @@ class Summary:
 
 
 def summary(record: dict) -> dict[str, Summary]:
-    """Work out a comparison's summary from its raw values; the first algorithm is the reference."""
+    """A comparison's summary, computed from its raw values; the first algorithm is the reference."""
     reference = next(iter(record["algorithms"]))
     return {name: _summarise(record, name, reference) for name in record["algorithms"]}
 
 
 def paired_difference(record: dict, name: str, other: str) -> tuple[float, float]:
     """How much more accurate `name` is than `other` on the same tasks: (difference, half interval), as `Summary`'s."""
-    runs, others = (record["algorithms"][n]["runs"] for n in (name, other))
-    by_seed = [
-        [a - b for a, b in zip(run["task_accuracies"], twin["task_accuracies"])] for run, twin in zip(runs, others)
-    ]
-    over_tasks = half_interval([fmean(differences) for differences in zip(*by_seed)])
-    over_seeds = half_interval([fmean(differences) for differences in by_seed]) if len(by_seed) > 1 else 0.0
-    return fmean(map(fmean, by_seed)), max(over_tasks, over_seeds)
+    return paired(*([run["task_accuracies"] for run in record["algorithms"][n]["runs"]] for n in (name, other)))
 
 
 def _summarise(record: dict, name: str, reference: str) -> Summary:
     own, base = record["algorithms"][name], record["algorithms"][reference]
     accuracies = [run["task_accuracies"] for run in own["runs"]]
     means = [fmean(values) for values in accuracies]
-    tenth = max(len(accuracies[0]) // 10, 1)
     last = max(len(own["runs"][0]["losses"]) // 10, 1)
     difference, interval = (None, None) if name == reference else paired_difference(record, name, reference)
     ratios = [run["train_seconds"] / twin["train_seconds"] for run, twin in zip(own["runs"], base["runs"])]
     return Summary(
         accuracy=fmean(means),
-        interval=half_interval([fmean(values) for values in zip(*accuracies)]),
+        interval=ci95([fmean(values) for values in zip(*accuracies)]),
         difference=difference,
         difference_interval=interval,
-        spread=fmean(stdev(values) for values in accuracies),
-        worst_decile=fmean(fmean(sorted(values)[:tenth]) for values in accuracies),
-        seed_spread=stdev(means) if len(means) > 1 else None,
+        std_over_tasks=fmean(stdev(values) for values in accuracies),
+        worst_decile=fmean(map(worst_decile, accuracies)),
+        std_over_seeds=stdev(means) if len(means) > 1 else None,
         seconds=fmean(run["train_seconds"] for run in own["runs"]),
         time_ratio=median(ratios),
         memory=own["peak_memory_bytes"],
@@ -242,13 +231,13 @@ def rows(record: dict) -> list[list[str]]:
     return [
         ["", *(title_of(name) for name in found)],
         row("test accuracy (%)", lambda s: f"{100 * s.accuracy:.1f} ± {100 * s.interval:.1f}"),
-        row(f"difference to {reference} (points)", lambda s: "" if s.difference is None
+        row(f"difference to {reference} (% points)", lambda s: "" if s.difference is None
             else f"{100 * s.difference:+.1f} ± {100 * s.difference_interval:.1f}"),
-        row("improvement over chance (points)", lambda s: f"{100 * s.over_chance:+.1f}"),
-        row("spread over tasks (points)", lambda s: f"{100 * s.spread:.1f}"),
-        row("worst tenth of tasks (%)", lambda s: f"{100 * s.worst_decile:.1f}"),
-        row("spread over seeds (points)", lambda s: "one seed" if s.seed_spread is None
-            else f"{100 * s.seed_spread:.1f}"),
+        row("above chance (% points)", lambda s: f"{100 * s.over_chance:+.1f}"),
+        row("std over tasks (% points)", lambda s: f"{100 * s.std_over_tasks:.1f}"),
+        row("worst decile of tasks (%)", lambda s: f"{100 * s.worst_decile:.1f}"),
+        row("std over seeds (% points)", lambda s: "one seed" if s.std_over_seeds is None
+            else f"{100 * s.std_over_seeds:.1f}"),
         row("tasks that overshoot (%)", lambda s: f"{100 * s.overshoot:.0f}"),
         row("final training loss", lambda s: f"{s.final_loss:.3f}"),
         row("training time (s)", lambda s: f"{s.seconds:.1f}"),
@@ -260,16 +249,23 @@ def rows(record: dict) -> list[list[str]]:
 
 def caption(record: dict) -> str:
     """What was compared, in a sentence or two."""
-    problem, hardware = record["problem"], record["hardware"]
-    device = hardware["device"] if hardware["device"] != "CPU" else f"{hardware['threads']} CPU threads"
-    seeds = len(record["seeds"])
-    batches = record["train_tasks"] // record["tasks_per_batch"]
+    problem, seeds = record["problem"], len(record["seeds"])
+    unseen = "alphabets" if problem["split"] == "alphabet" else "classes"
     return (
         f"{problem['dataset']}, {problem['ways']}-way {problem['shots']}-shot, {problem['queries']} queries per class; "
-        f"{record['train_tasks']} training tasks ({batches} batches of {record['tasks_per_batch']}), "
-        f"{record['eval_tasks']} tasks of unseen alphabets, {seeds} seed{'s' * (seeds > 1)}; ± is a 95% interval; "
-        f"{device}, {record['date'][:10]}."
+        f"{_budget(record)}, {record['eval_tasks']} tasks of unseen {unseen}, {seeds} seed{'s' * (seeds > 1)}; "
+        f"± is half a 95% confidence interval; {device_in_words(record)}, {record['date'][:10]}."
     )
+
+
+def _budget(record: dict) -> str:
+    """The training tasks in words; they may differ by name."""
+    budgets, size = record["train_tasks"], record["tasks_per_batch"]
+    if isinstance(budgets, dict) and len(set(budgets.values())) > 1:
+        each = ", ".join(f"{title_of(name)} {tasks}" for name, tasks in budgets.items())
+        return f"training tasks in batches of {size}: {each}"
+    tasks = next(iter(budgets.values())) if isinstance(budgets, dict) else budgets
+    return f"{tasks} training tasks ({tasks // size} batches of {size})"
 
 
 def table(record: dict) -> Table:
@@ -286,9 +282,7 @@ def table(record: dict) -> Table:
 
 def markdown(record: dict) -> str:
     """The comparison as a Markdown table."""
-    heading, *body = rows(record)
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(rows(record), numeric=True)
 
 
 def recommendation(record: dict) -> str:
@@ -302,12 +296,12 @@ def recommendation(record: dict) -> str:
         return f"Only {title_of(next(iter(found)))} was run, so there is nothing to compare."
     best = max(found, key=lambda name: found[name].accuracy)
     against = {name: paired_difference(record, best, name) for name in found if name != best}
-    level = [name for name, (difference, interval) in against.items() if not difference > interval]
+    level = [name for name, gap in against.items() if verdict(*gap) != "held"]
     clearly_worse = [name for name in against if name not in level]
     sentences = []
     if level:
         others = " and ".join(
-            f"{title_of(name)} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} points)"
+            f"{title_of(name)} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} percentage points)"
             for name in level
         )
         ahead = f"{title_of(best)} is ahead, but not clearly of {others}."
@@ -316,7 +310,7 @@ def recommendation(record: dict) -> str:
         difference, interval = against[name]
         sentences.append(
             f"{title_of(best)} is clearly more accurate than {title_of(name)}, "
-            f"by {100 * difference:.1f} ± {100 * interval:.1f} points."
+            f"by {100 * difference:.1f} ± {100 * interval:.1f} percentage points."
         )
     cheapest = min([best, *level], key=lambda name: found[name].seconds)
     ratio = found[best].seconds / found[cheapest].seconds
@@ -327,7 +321,7 @@ def recommendation(record: dict) -> str:
     else:
         sentences.append(f"{_cost(found, best)}: use {title_of(best)} here.")
     if len(record["seeds"]) == 1:
-        sentences.append("(One seed: the intervals do not hold how much training varies by chance; see --seeds.)")
+        sentences.append("(One seed: the intervals do not include how much training varies from seed to seed; see --seeds.)")
     return " ".join(sentences)
 
 
@@ -337,3 +331,55 @@ def _cost(found: dict[str, Summary], best: str) -> str:
     if ratio < NOT_WORTH_NAMING:
         return "None of the others trained noticeably faster"
     return f"It took {ratio:.1f} times the training time of the fastest, {title_of(fastest)}"
+
+
+def comparison_figure(record: dict) -> Figure:
+    """Draw a comparison record: accuracy along adaptation, paired difference to the reference, and cost."""
+    found = summary(record)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    path, difference, cost = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
+    _draw_adaptation(path, record)
+    _draw_differences(difference, found)
+    _draw_cost(cost, found)
+    figure.suptitle("\n".join(textwrap.wrap(caption(record), 130)), fontsize=9)
+    return figure
+
+
+def _draw_adaptation(axes, record):
+    for name, entry in record["algorithms"].items():
+        by_step = [100 * fmean(values) for values in zip(*(run["accuracy_by_step"] for run in entry["runs"]))]
+        axes.plot(range(len(by_step)), by_step, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
+    axes.axhline(100 / record["problem"]["ways"], color="grey", linestyle=":", label="chance")
+    steps = max(len(entry["runs"][0]["accuracy_by_step"]) for entry in record["algorithms"].values())
+    axes.set(title="Accuracy while adapting", xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100))
+    axes.set_xticks(range(steps))
+    axes.legend(fontsize=9)
+
+
+def _draw_differences(axes, found):
+    reference = next(iter(found))
+    others = [name for name in found if name != reference] or [reference]
+    for place, name in enumerate(others):
+        s = found[name]
+        axes.errorbar(
+            100 * (s.difference or 0), place, xerr=100 * (s.difference_interval or 0), color=COLOURS[name],
+            marker=MARKS[name], markersize=8, capsize=5,
+        )  # fmt: skip
+    axes.axvline(0, color=COLOURS[reference], linestyle="--")
+    axes.set_yticks(range(len(others)), [TITLES[name] for name in others])
+    axes.set(
+        title=f"Accuracy against {TITLES[reference]}", xlabel="paired difference (% points), 95% CI",
+        ylim=(len(others) - 0.5, -0.5),
+    )  # fmt: skip
+
+
+def _draw_cost(axes, found):
+    for place, (name, s) in enumerate(found.items()):
+        for offset, ratio, hatch in ((-0.2, s.time_ratio, None), (0.2, s.memory_ratio, "///")):
+            axes.barh(place + offset, ratio, 0.38, color=COLOURS[name], hatch=hatch, edgecolor="white")
+            kind = "memory" if hatch else "time"
+            axes.text(ratio, place + offset, f" {ratio:.2f} {kind}", va="center", fontsize=8)
+    axes.axvline(1, color="grey", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(found)), [TITLES[name] for name in found])
+    axes.set(title="Training cost", xlabel=f"ratio to {TITLES[next(iter(found))]}", ylim=(len(found) - 0.5, -0.5))
+    axes.set_xlim(0, 1.5 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels

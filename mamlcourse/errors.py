@@ -18,14 +18,14 @@ def check_choice(what: str, value, allowed) -> None:
     raise InputError(f"{what} {value!r} is unknown.{hint} Allowed: {', '.join(map(str, allowed))}.")
 
 
-def check_number(what: str, value, *, at_least=None, above=None, at_most=None, whole: bool = False) -> None:
-    """Raise `InputError` unless `value` is a finite number (a whole one if `whole`) inside the stated bounds."""
+def check_number(what: str, value, *, at_least=None, above=None, at_most=None, integer: bool = False) -> None:
+    """Raise `InputError` unless `value` is a finite number (an integer if `integer`) inside the stated bounds."""
     bounds = [f"at least {at_least}"] if at_least is not None else []
     bounds += [f"above {above}"] if above is not None else []
     bounds += [f"at most {at_most}"] if at_most is not None else []
-    kind = "a whole number" if whole else "a finite number"
+    kind = "an integer" if integer else "a finite number"
     allowed = " ".join([kind, " and ".join(bounds)]).strip()
-    numeric = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    numeric = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
     inside = (
         numeric
         and abs(value) < float("inf")
@@ -34,4 +34,4 @@ def check_number(what: str, value, *, at_least=None, above=None, at_most=None, w
         and (at_most is None or value <= at_most)
     )
     if not inside:
-        raise InputError(f"{what} is {value!r}, but must be {allowed}.")
+        raise InputError(f"{what}: expected {allowed}, got {value!r}.")

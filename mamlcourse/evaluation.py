@@ -1,4 +1,4 @@
-"""How good adaptation is on tasks that were not trained on, step by step, with intervals over the tasks.
+"""How good adaptation is on tasks that were not trained on, step by step, with 95% confidence intervals.
 
 Evaluation is transductive unless asked otherwise, as in the papers: the queries of a task go through the network
 together, and its normalisation sees their statistics.
@@ -14,28 +14,10 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from .algorithms import MAML
 from .errors import InputError, check_number
+from .learner import MAML
+from .stats import ci95, worst_decile
 from .tasks import check_batch
-
-# Two-sided 95% quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; beyond, the normal's is near.
-STUDENT_95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-NORMAL_95 = 1.96
-
-
-def half_interval(values) -> float:
-    """Half the width of the 95% confidence interval of a mean; nan for fewer than two values.
-
-    Student's t up to 31 values, the normal distribution above, as the papers use for 600 tasks.
-    """
-    values = [float(value) for value in values]
-    if len(values) < 2:
-        return math.nan
-    quantile = STUDENT_95[len(values) - 2] if len(values) - 2 < len(STUDENT_95) else NORMAL_95
-    return quantile * stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +57,18 @@ class Evaluation:
 
     @property
     def interval(self) -> float:
-        """Half the 95% interval over tasks of the accuracy (of the loss for regression)."""
-        return half_interval(self.per_task)
+        """Half the 95% confidence interval over tasks of the accuracy (of the loss for regression)."""
+        return ci95(self.per_task)
 
     @property
-    def spread(self) -> float:
+    def std(self) -> float:
         """Standard deviation over tasks of the accuracy (of the loss for regression)."""
         return stdev(self.per_task) if len(self.per_task) > 1 else math.nan
 
     @property
     def worst_decile(self) -> float:
         """Mean over the worst tenth of the tasks."""
-        ordered = sorted(self.per_task, reverse=self.accuracies is None)
-        return fmean(ordered[: max(len(ordered) // 10, 1)])
+        return worst_decile(self.per_task, highest=self.accuracies is None)
 
     @property
     def by_step(self) -> list[float]:
@@ -101,10 +82,13 @@ class Evaluation:
 
     @property
     def overshoot(self) -> float:
-        """Share of tasks in which some step has a higher query loss than an earlier one."""
-        if self.losses.shape[1] < 2:
-            return 0.0
-        return (self.losses[:, 1:] > self.losses[:, :-1]).any(1).float().mean().item()
+        """Share of tasks in which some step has a higher query loss than the one before."""
+        return self.rises.any(1).float().mean().item()
+
+    @property
+    def rises(self) -> Tensor:
+        """(T, K): whether a step raised a task's query loss."""
+        return self.losses[:, 1:] > self.losses[:, :-1]
 
 
 def evaluate(
@@ -124,7 +108,7 @@ def evaluate(
     Raises:
         InputError: a number is not allowed, a batch does not fit, or there is none.
     """
-    check_number("number_of_tasks", number_of_tasks, at_least=1, whole=True)
+    check_number("number_of_tasks", number_of_tasks, at_least=1, integer=True)
     device = next(maml.model.parameters()).device
     seen, missing = [], number_of_tasks
     with _left_as_it_was(maml.model):

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .characters import Characters
-from .comparison import TITLES, caption, summary
-from .evaluation import half_interval
-
-# One colour and one mark for each algorithm, everywhere: the colour-blind-safe palette of Okabe and Ito.
-COLOURS = {
-    "maml": "#0072B2", "fomaml": "#E69F00", "maml++": "#009E73", "fomaml++": "#CC79A7", "anil": "#56B4E9",
-    "reptile": "#D55E00", "meta-sgd": "#4D4D4D",
-}  # fmt: skip
-MARKS = {
-    "maml": "o", "fomaml": "s", "maml++": "^", "fomaml++": "v", "anil": "D", "reptile": "P", "meta-sgd": "X",
-}  # fmt: skip
+from .data import Characters
+from .stats import ci95
+from .styles import COLOURS, MARKS, TITLES
 
 
 def chart(title: str, x: str, y: str, size=(6.4, 3.8)) -> tuple[Figure, Axes]:
@@ -63,58 +53,6 @@ def character_sheet(characters: Characters, classes=None, drawings=None) -> Figu
     axes.grid(which="minor", color="lightgray", linewidth=0.8)
     axes.tick_params(which="both", length=0)
     return figure
-
-
-def comparison_figure(record: dict) -> Figure:
-    """Draw a comparison record: accuracy along adaptation, paired difference to the reference, and cost."""
-    found = summary(record)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    path, difference, cost = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
-    _draw_adaptation(path, record)
-    _draw_differences(difference, found)
-    _draw_cost(cost, found)
-    figure.suptitle("\n".join(textwrap.wrap(caption(record), 130)), fontsize=9)
-    return figure
-
-
-def _draw_adaptation(axes, record):
-    for name, entry in record["algorithms"].items():
-        by_step = [100 * fmean(values) for values in zip(*(run["accuracy_by_step"] for run in entry["runs"]))]
-        axes.plot(range(len(by_step)), by_step, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
-    axes.axhline(100 / record["problem"]["ways"], color="grey", linestyle=":", label="chance")
-    steps = max(len(entry["runs"][0]["accuracy_by_step"]) for entry in record["algorithms"].values())
-    axes.set(title="Accuracy while adapting", xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100))
-    axes.set_xticks(range(steps))
-    axes.legend(fontsize=9)
-
-
-def _draw_differences(axes, found):
-    reference = next(iter(found))
-    others = [name for name in found if name != reference] or [reference]
-    for place, name in enumerate(others):
-        s = found[name]
-        axes.errorbar(
-            100 * (s.difference or 0), place, xerr=100 * (s.difference_interval or 0), color=COLOURS[name],
-            marker=MARKS[name], markersize=8, capsize=5,
-        )  # fmt: skip
-    axes.axvline(0, color=COLOURS[reference], linestyle="--")
-    axes.set_yticks(range(len(others)), [TITLES[name] for name in others])
-    axes.set(
-        title=f"Accuracy against {TITLES[reference]}", xlabel="paired difference (points), 95% interval",
-        ylim=(len(others) - 0.5, -0.5),
-    )  # fmt: skip
-
-
-def _draw_cost(axes, found):
-    for place, (name, s) in enumerate(found.items()):
-        for offset, ratio, hatch in ((-0.2, s.time_ratio, None), (0.2, s.memory_ratio, "///")):
-            axes.barh(place + offset, ratio, 0.38, color=COLOURS[name], hatch=hatch, edgecolor="white")
-            kind = "memory" if hatch else "time"
-            axes.text(ratio, place + offset, f" {ratio:.2f} {kind}", va="center", fontsize=8)
-    axes.axvline(1, color="grey", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(found)), [TITLES[name] for name in found])
-    axes.set(title="Training cost", xlabel=f"ratio to {TITLES[next(iter(found))]}", ylim=(len(found) - 0.5, -0.5))
-    axes.set_xlim(0, 1.5 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels
 
 
 def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figure:
@@ -162,7 +100,7 @@ def _mark_prediction(axes, predicted, label):
 
 
 def adaptation_figure(evaluations: dict) -> Figure:
-    """Query accuracy after each adaptation step: the mean over tasks, with its 95% interval as a band.
+    """Query accuracy after each adaptation step: the mean over tasks, with its 95% confidence interval as a band.
 
     Args:
         evaluations: {recipe's name: `Evaluation`} of a classification.
@@ -171,12 +109,12 @@ def adaptation_figure(evaluations: dict) -> Figure:
     axes = figure.subplots()
     for name, evaluation in evaluations.items():
         mean = [100 * value for value in evaluation.by_step]
-        half = [100 * half_interval(step) for step in evaluation.accuracies.T.tolist()]
+        half = [100 * ci95(step) for step in evaluation.accuracies.T.tolist()]
         steps = range(len(mean))
         axes.plot(steps, mean, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
         low, high = ([m + sign * h for m, h in zip(mean, half)] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2)
     axes.set(xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100), xticks=list(steps))
-    axes.set_title(f"Accuracy on unseen characters, {len(evaluation.per_task)} tasks, 95% interval", fontsize=10)
+    axes.set_title(f"Accuracy on unseen characters, {len(evaluation.per_task)} tasks, 95% CI", fontsize=10)
     axes.legend(loc="lower right")
     return figure

@@ -12,14 +12,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import torch
 
-from .acceleration import give_back_freed_memory
-from .algorithms import learner
-from .characters import Characters
+from .data import Characters
+from .engine.backends import give_back_freed_memory
 from .errors import InputError
+from .learner import learner
+from .meta_params import outer_step
 from .problems import Problem
 from .settings import Settings
 from .tasks import CharacterTasks
@@ -29,14 +29,14 @@ ITERATIONS = 2
 
 
 def peak_of_training(settings: Settings, problem: Problem, tasks_per_batch: int, device, backend: str = "auto") -> int:
-    """Bytes that meta-training adds to the model and data at its peak, in the first epoch (where MAML++ grades every
-    step).
+    """Bytes that meta-training adds to the model and data at its peak, in the first epoch (where the
+    multi-step loss of MAML++ has every step).
 
     Raises:
         InputError: the measuring process failed; the message has its last line.
     """
     order = {
-        "settings": asdict(settings), "problem": problem.describe(), "tasks_per_batch": tasks_per_batch,
+        "settings": settings.to_record(), "problem": problem.describe(), "tasks_per_batch": tasks_per_batch,
         "backend": backend, "threads": torch.get_num_threads(),
     }  # fmt: skip
     if torch.device(device).type == "cuda":
@@ -50,22 +50,20 @@ def peak_of_training(settings: Settings, problem: Problem, tasks_per_batch: int,
 
 
 def _build(order, device):
-    """The learner and a batch of noise: memory does not depend on what the pictures show."""
+    """The learner and a batch of noise: memory does not depend on what the images show."""
     problem = Problem(**order["problem"])
-    pictures = torch.randint(0, 256, (problem.ways, problem.shots + problem.queries, 28, 28), dtype=torch.uint8)
-    noise = Characters("noise", pictures, ("",) * problem.ways, ("",) * problem.ways, frozenset())
+    images = torch.randint(0, 256, (problem.ways, problem.shots + problem.queries, 28, 28), dtype=torch.uint8)
+    noise = Characters("noise", images, ("",) * problem.ways, ("",) * problem.ways, frozenset())
     tasks = CharacterTasks(noise, problem.ways, problem.shots, problem.queries, order["tasks_per_batch"], device=device)
-    maml = learner(problem.network(0, device), Settings(**order["settings"]), backend=order["backend"])
+    maml = learner(problem.network(0, device), Settings.from_record(order["settings"]), backend=order["backend"])
     return maml, tasks.batch(0)
 
 
 def _train(maml, batch):
-    optimizer = torch.optim.Adam(maml.meta_parameters().values())
+    meta = maml.meta_params()
+    optimizer = torch.optim.Adam(meta.tensors())
     for _ in range(ITERATIONS):
-        for name, gradient in maml.meta_gradients(batch)[1].items():
-            maml.meta_parameters()[name].grad = gradient
-        optimizer.step()
-        optimizer.zero_grad()
+        outer_step(optimizer, meta, maml.meta_gradients(batch).gradients)
 
 
 def _measure_cuda(maml, batch):

@@ -17,7 +17,7 @@ class Conv4(nn.Module):
     Args:
         ways: number of outputs.
         filters: channels of every convolution (64 in Finn et al. 2017).
-        reduction: how a block halves the picture: "max-pool", as in MAML++, or "stride", convolutions of stride 2 as
+        downsampling: how a block halves the image: "max-pool", as in MAML++, or "stride", convolutions of stride 2 as
             in Finn's Omniglot code, which ends in a spatial mean.
 
     The head starts at zero, so that an untrained network gives every class the same chance.
@@ -25,15 +25,15 @@ class Conv4(nn.Module):
     Input (examples, 1, 28, 28), output (examples, ways).
 
     Raises:
-        InputError: a number is not positive or the reduction is unknown.
+        InputError: a number is not positive or the downsampling is unknown.
     """
 
-    def __init__(self, ways: int = 5, filters: int = 64, reduction: str = "max-pool"):
+    def __init__(self, ways: int = 5, filters: int = 64, downsampling: str = "max-pool"):
         super().__init__()
-        check_number("ways", ways, at_least=1, whole=True)
-        check_number("filters", filters, at_least=1, whole=True)
-        check_choice("reduction", reduction, ("max-pool", "stride"))
-        pooled = reduction == "max-pool"
+        check_number("ways", ways, at_least=1, integer=True)
+        check_number("filters", filters, at_least=1, integer=True)
+        check_choice("downsampling", downsampling, ("max-pool", "stride"))
+        pooled = downsampling == "max-pool"
         layers = []
         for channels in (1, filters, filters, filters):
             layers += [
@@ -46,7 +46,7 @@ class Conv4(nn.Module):
         layers += [] if pooled else [nn.AdaptiveAvgPool2d(1)]
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Linear(filters, ways)
-        # Labels are dealt anew in every task, so before adaptation no class deserves a start over another.
+        # Labels are assigned anew in every task, so before adaptation no class deserves a start over another.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -66,7 +66,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int = 1, hidden: int = 40, outputs: int = 1):
         super().__init__()
         for name, width in {"inputs": inputs, "hidden": hidden, "outputs": outputs}.items():
-            check_number(name, width, at_least=1, whole=True)
+            check_number(name, width, at_least=1, integer=True)
         self.features = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.head = nn.Linear(hidden, outputs)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .algorithms import MAML, learner
 from .errors import InputError, check_choice
+from .learner import MAML, learner
+from .meta_params import with_current_names
 from .problems import Problem
+from .records import write_whole
 from .settings import Settings
 
 FOLDER = Path(__file__).parent / "data" / "pretrained"
@@ -28,11 +30,12 @@ def save_weights(maml: MAML, path: str | Path, description: dict) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    text = json.dumps(description | {"settings": asdict(maml.settings)})
+    text = json.dumps(description | {"settings": maml.settings.to_record()})
     arrays = {name: value.detach().cpu().numpy() for name, value in maml.state_dict().items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, description=np.array(text), **arrays)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, description=np.array(text), **arrays)
+        write_whole(Path(path), content.getbuffer())
     except OSError as error:
         raise InputError(f"The weights {path} cannot be written: {error.strerror}.") from error
 
@@ -51,10 +54,9 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu", backend: 
         raise InputError(f"There is no weights file {path}.") from error
     except Exception as error:  # a damaged file fails in many ways, none of which says so
         raise InputError(f"{path} is not a readable weights file ({type(error).__name__}).") from error
-    maml = learner(
-        Problem(**description["problem"]).network(0, device), Settings(**description["settings"]), backend=backend
-    )
-    maml.load_state_dict(arrays)
+    network = Problem.from_record(description["problem"]).network(0, device)
+    maml = learner(network, Settings.from_record(description["settings"]), backend=backend)
+    maml.load_state_dict(with_current_names(arrays))
     return maml, description
 
 

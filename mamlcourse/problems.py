@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from .characters import Split, load_characters
+from .data.characters import Split, load_characters
 from .errors import InputError, check_choice, check_number
 from .models import Conv4
+from .records import with_current_names
 from .tasks import CharacterTasks
 
 
@@ -24,7 +25,7 @@ class Problem:
         ways, shots, queries: the episodes, in training and in testing.
         rotations: whether training classes are rotated.
         test_rotations: whether validation and test classes are, as in Finn's protocol.
-        filters, reduction: the network, as in `Conv4`.
+        filters, downsampling: the network, as in `Conv4`.
         root: folder of the data set; default as in `load_characters`. It is not part of the problem's description.
     """
 
@@ -37,7 +38,7 @@ class Problem:
     rotations: bool = True
     test_rotations: bool = False
     filters: int = 32
-    reduction: str = "max-pool"
+    downsampling: str = "max-pool"
     root: str | Path | None = None
 
     @cached_property
@@ -47,10 +48,10 @@ class Problem:
 
     def network(self, seed: int, device: str | torch.device = "cpu") -> Conv4:
         """The untrained network of a seed; the same on every device. Leaves the global random state alone."""
-        check_number("seed", seed, at_least=0, whole=True)
+        check_number("seed", seed, at_least=0, integer=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Conv4(self.ways, self.filters, self.reduction).to(device)
+            return Conv4(self.ways, self.filters, self.downsampling).to(device)
 
     def tasks(self, part: str, tasks_per_batch: int, seed: int, device: str | torch.device = "cpu") -> CharacterTasks:
         """The episodes of one part ("train", "validation" or "test") of the classes."""
@@ -64,8 +65,13 @@ class Problem:
         )  # fmt: skip
 
     def describe(self) -> dict:
-        """Its plain values, from which `Problem(**values)` makes it again; without the folder, which is private."""
+        """Its plain values, from which `Problem.from_record` makes it again; without the folder, which is private."""
         return {name: value for name, value in asdict(self).items() if name != "root"}
+
+    @classmethod
+    def from_record(cls, record: dict, root: str | Path | None = None) -> Problem:
+        """The problem of a record, of earlier versions too."""
+        return cls(**with_current_names(record), root=root)
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ import torch
 from .errors import InputError
 
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
+# Names in the records of the first edition, and what they are called now.
+OLD_NAMES = {
+    "learned_rates": "learned_lr",
+    "one_by_one_accuracies": "non_transductive_accuracies",
+    "reduction": "downsampling",
+}
 
 
 def provenance(device: str | torch.device = "cpu") -> dict:
@@ -41,32 +48,55 @@ def provenance(device: str | torch.device = "cpu") -> dict:
     }
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment, a crash included, `path` is the old file or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; the old file is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two writers of one file do not write into each other's.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(record: dict, path: str | Path) -> None:
     """Write a result file whole or not at all.
 
     Raises:
         InputError: it cannot be written there.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    # A list of numbers takes one line, not one for each.
+    text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(record, indent=1))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A list of numbers takes one line, not one for each.
-        text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(record, indent=1))
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(Path(path), f"{text}\n".encode())
     except OSError as error:
         raise InputError(f"The result file {path} cannot be written: {error.strerror}.") from error
 
 
+def with_current_names(record):
+    """A record of plain values with the keys that are in use now."""
+    if isinstance(record, dict):
+        return {OLD_NAMES.get(name, name): with_current_names(value) for name, value in record.items()}
+    return [with_current_names(value) for value in record] if isinstance(record, list) else record
+
+
 def read_json(path: str | Path) -> dict:
-    """Read a result file.
+    """Read a result file; keys of earlier versions get their current names.
 
     Raises:
         InputError: it is not there, or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return with_current_names(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"The result file {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -75,11 +105,22 @@ def read_json(path: str | Path) -> dict:
 
 def origin(record: dict) -> str:
     """Where a result file's numbers come from, in one sentence to print beside them: command, hardware, date."""
-    hardware = record["hardware"]
-    device = hardware["device"]
-    if device == "CPU":
-        device = f"{hardware['threads']} CPU thread{'s' * (hardware['threads'] > 1)} ({hardware['processor']})"
+    device, hardware = device_in_words(record), record["hardware"]
+    device += f" ({hardware['processor']})" if hardware["device"] == "CPU" else ""
     return f"Measured by `{record['command']}` on {device}, {record['date'][:10]}."
+
+
+def device_in_words(record: dict) -> str:
+    """What a record was measured on: the GPU's name, or how many CPU threads."""
+    device, threads = record["hardware"]["device"], record["hardware"]["threads"]
+    return f"{threads} CPU thread{'s' * (threads > 1)}" if device == "CPU" else device
+
+
+def markdown_table(rows: list[list[str]], numeric: bool = False) -> str:
+    """Rows of text, the heading first, as a Markdown table; all columns but the first to the right if `numeric`."""
+    heading, *body = rows
+    rule = ["---", *["---:" if numeric else "---"] * (len(heading) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, rule, *body])
 
 
 def _command() -> str:

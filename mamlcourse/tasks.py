@@ -1,6 +1,6 @@
 """Families of tasks: few-shot character classification, and the sinusoids of Finn et al. 2017, section 5.1.
 
-A family is an endless, reproducible sequence of meta-batches. Batch i is a function of (seed, i) alone, worked out
+A family is an endless, reproducible sequence of meta-batches. Batch i is a function of (seed, i) alone, computed
 with tensor arithmetic from a hash: the same on every device, reachable out of order, so that a run resumes in the
 middle, and with no generator whose state could get lost. The whole data set lives on the device and episodes are
 gathered there by index; no data loader, nothing copied per step.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .characters import Characters
+from .data.characters import Characters
 from .errors import InputError, check_number
 
 LARGEST_SEED = 2**63 - 1  # seeds are hashed as int64
@@ -26,7 +26,7 @@ class TaskBatch(NamedTuple):
     Attributes:
         support_x: (T, support examples, ...) inputs to adapt to.
         support_y: (T, support examples) int64 labels from 0 to ways - 1, or (T, support examples, ...) real targets.
-        query_x, query_y: likewise, the examples that adaptation is graded on.
+        query_x, query_y: likewise, the examples that adaptation is evaluated on.
     """
 
     support_x: Tensor
@@ -37,6 +37,11 @@ class TaskBatch(NamedTuple):
     def to(self, device) -> TaskBatch:
         """The same batch on another device."""
         return TaskBatch(*(tensor.to(device) for tensor in self))
+
+
+def is_labels(y: Tensor) -> bool:
+    """Whether targets are class labels, and not real values."""
+    return y.dtype == torch.int64
 
 
 def check_batch(batch) -> TaskBatch:
@@ -82,25 +87,25 @@ def check_batch(batch) -> TaskBatch:
 class CharacterTasks:
     """Episodes of N-way K-shot character classification.
 
-    In each task `ways` different classes are drawn, and from each class `shots` + `queries` different drawings, so no
-    class is twice in a task and no drawing in both support and query. With `rotations`, each class of a task is
-    turned as a whole by 0, 90, 180 or 270 degrees (Santoro et al. 2016): more classes to learn from, never two
+    In each task `ways` different classes are sampled, and from each class `shots` + `queries` different examples, so no
+    class is twice in a task and no example in both support and query. With `rotations`, each class of a task is
+    rotated as a whole by 0, 90, 180 or 270 degrees (Santoro et al. 2016): more classes to learn from, never two
     rotations of one character in the same task. Examples are sorted by label.
 
     Args:
-        characters: the classes to draw from.
+        characters: the classes to sample from.
         ways: N, classes per task.
-        shots: K, support drawings per class.
-        queries: query drawings per class.
+        shots: K, support examples per class.
+        queries: query examples per class.
         tasks_per_batch: T.
         rotations: whether classes are rotated.
         seed: same seed, same episodes, on every device.
         device: where the data lives and the batches are made.
 
-    Batches hold float32 pictures (T, N x shots, 1, 28, 28) with ink = 1.
+    Batches hold float32 images (T, N x shots, 1, 28, 28) with ink = 1.
 
     Raises:
-        InputError: a number is not positive, or the data has too few classes or drawings.
+        InputError: a number is not positive, or the data has too few classes or examples.
     """
 
     def __init__(
@@ -116,8 +121,8 @@ class CharacterTasks:
     ):
         numbers = {"ways": ways, "shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}
         for name, number in numbers.items():
-            check_number(name, number, at_least=1, whole=True)
-        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
+            check_number(name, number, at_least=1, integer=True)
+        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
         if not isinstance(characters, Characters):
             kind = type(characters).__name__
             raise InputError(f"characters is of type {kind}, but must be Characters, such as one part of a split.")
@@ -134,33 +139,33 @@ class CharacterTasks:
         self.device = torch.device(device)
         self._images = characters.images.flatten(2).to(self.device)  # (classes, drawings, pixels) bytes
         pixels = torch.arange(height * width).reshape(height, width)
-        turned = torch.stack([torch.rot90(pixels, turns).flatten() for turns in range(4)])
-        self._turned = turned.to(self.device)  # (4, pixels): which pixel comes here
+        rotated = torch.stack([torch.rot90(pixels, turns).flatten() for turns in range(4)])
+        self._rotated = rotated.to(self.device)  # (4, pixels): which pixel comes here
         labels = torch.arange(ways, device=self.device)
         self._support_y = labels.repeat_interleave(shots).repeat(tasks_per_batch, 1)
         self._query_y = labels.repeat_interleave(queries).repeat(tasks_per_batch, 1)
 
-    def draw(self, index: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which examples make batch `index`: classes (T, ways), drawings (T, ways, shots + queries), quarter turns
-        (T, ways). The first `shots` drawings are the support set."""
+    def sample(self, index: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What batch `index` is made of: classes (T, ways), examples of each (T, ways, shots + queries), of which the
+        first `shots` are the support set, and rotations by 0, 1, 2 or 3 times 90 degrees (T, ways)."""
         key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
         classes = _random_ints(key, 0, len(self.characters)).topk(self.ways).indices
         order = _random_ints(key, 1, self.ways * self._images.shape[1])
         order = order.reshape(self.tasks_per_batch, self.ways, -1)
-        drawings = order.topk(self.shots + self.queries).indices
-        turns = _random_ints(key, 2, self.ways) & 3 if self.rotations else torch.zeros_like(classes)
-        return classes, drawings, turns
+        examples = order.topk(self.shots + self.queries).indices
+        rotations = _random_ints(key, 2, self.ways) & 3 if self.rotations else torch.zeros_like(classes)
+        return classes, examples, rotations
 
     def batch(self, index: int | Tensor) -> TaskBatch:
-        """Batch number `index` of this seed's sequence (a whole number, or a tensor holding one on the device)."""
-        classes, drawings, turns = self.draw(index)
-        pictures = self._images[classes[..., None], drawings]  # (T, ways, drawings, pixels)
+        """Batch number `index` of this seed's sequence (an integer, or a tensor holding one on the device)."""
+        classes, examples, rotations = self.sample(index)
+        images = self._images[classes[..., None], examples]  # (T, ways, examples, pixels)
         if self.rotations:
-            pictures = pictures.gather(-1, self._turned[turns][:, :, None].expand_as(pictures))
-        pictures = (pictures.float() / 255).unflatten(-1, (1, *self.characters.images.shape[2:]))
+            images = images.gather(-1, self._rotated[rotations][:, :, None].expand_as(images))
+        images = (images.float() / 255).unflatten(-1, (1, *self.characters.images.shape[2:]))
         return TaskBatch(
-            pictures[:, :, : self.shots].flatten(1, 2), self._support_y,
-            pictures[:, :, self.shots :].flatten(1, 2), self._query_y,
+            images[:, :, : self.shots].flatten(1, 2), self._support_y,
+            images[:, :, self.shots :].flatten(1, 2), self._query_y,
         )  # fmt: skip
 
     def __iter__(self):
@@ -191,8 +196,8 @@ class SinusoidTasks:
         device: str | torch.device = "cpu",
     ):  # fmt: skip
         for name, number in {"shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}.items():
-            check_number(name, number, at_least=1, whole=True)
-        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, whole=True)
+            check_number(name, number, at_least=1, integer=True)
+        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
         self.shots, self.queries, self.tasks_per_batch, self.seed = shots, queries, tasks_per_batch, seed
         self.device = torch.device(device)
 
@@ -235,7 +240,7 @@ def _signed(word: int) -> int:
 def _task_keys(seed: int, index: int | Tensor, tasks: int, device) -> Tensor:
     """One key (T, 1) for each task of a batch."""
     if not isinstance(index, Tensor):
-        check_number("A batch's index", index, at_least=0, at_most=LARGEST_SEED, whole=True)
+        check_number("A batch's index", index, at_least=0, at_most=LARGEST_SEED, integer=True)
         index = torch.full((), index, dtype=torch.int64, device=device)
     key = _mix(torch.full((), seed, dtype=torch.int64, device=device))  # filled there: a copy would break a CUDA graph
     return _mix(_mix(key + index) + torch.arange(tasks, device=device))[:, None]

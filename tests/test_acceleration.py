@@ -22,9 +22,9 @@ from mamlcourse import (
     learner,
     load_characters,
 )  # fmt: skip
-from mamlcourse.acceleration import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
+from mamlcourse.engine.backends import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
+from mamlcourse.engine.inspection import widest_output
 from mamlcourse.errors import InputError
-from mamlcourse.inspection import widest_output
 
 
 @pytest.fixture

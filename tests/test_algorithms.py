@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, Reptile, SinusoidTasks, TaskBatch, learner
-from mamlcourse.acceleration import AUTOGRAD, FUNCTIONAL
+from mamlcourse.engine.backends import AUTOGRAD, FUNCTIONAL
 
 SETTINGS = [
-    dict(order=order, multi_step_loss=multi_step, learned_rates=rates)
+    dict(order=order, multi_step_loss=multi_step, learned_lr=rates)
     for order, multi_step, rates in itertools.product(
         (1, 2), ("final", "uniform", "annealed"), ("none", "parameter", "parameter_step", "element")
     )
@@ -129,13 +129,13 @@ def test_backends_and_checkpointing_agree(settings, episodes):
         assert relative_error(gradients, reference[1]) < 1e-12, (backend, checkpoint)
 
 
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_agrees_across_backends_on_conv4(name, reduction, episodes):
+def test_every_recipe_agrees_across_backends_on_conv4(name, downsampling, episodes):
     results = []
     for backend in ("loop", "threads", "vmap"):
         torch.manual_seed(0)
-        results.append(learner(Conv4(3, 6, reduction).double(), name, backend=backend).meta_gradients(episodes)[1])
+        results.append(learner(Conv4(3, 6, downsampling).double(), name, backend=backend).meta_gradients(episodes)[1])
     assert relative_error(results[1], results[0]) < 1e-12
     assert relative_error(results[2], results[0]) < 1e-12
 
@@ -259,7 +259,7 @@ def test_order_annealing_switches_at_its_epoch(episodes):
 @pytest.mark.parametrize("order", [1, 2])
 def test_learned_rates_at_their_start_equal_fixed_ones(rates, order, episodes):
     fixed = MAML(small_network(), inner_lr=0.3, order=order, backend="loop").meta_gradients(episodes)[1]
-    learned = MAML(small_network(), inner_lr=0.3, order=order, learned_rates=rates, backend="loop")
+    learned = MAML(small_network(), inner_lr=0.3, order=order, learned_lr=rates, backend="loop")
     gradients = learned.meta_gradients(episodes)[1]
     assert relative_error({name: gradients[name] for name in fixed}, fixed) < 1e-12
     rate_gradients = [g for name, g in gradients.items() if name.startswith("rates:")]
@@ -410,7 +410,7 @@ def test_any_plain_module_works(episodes):
         (dict(cosine="no"), "cosine is 'no', but must be True or False"),
         (dict(adapt=3), "adapt is 3, but must be a name pattern or several"),
         (dict(multi_step_loss="anealed"), "Did you mean 'annealed'"),
-        (dict(learned_rates="per_layer"), "learned_rates 'per_layer' is unknown"),
+        (dict(learned_lr="per_layer"), "learned_lr 'per_layer' is unknown"),
         (dict(first_order_epochs=-1), "first_order_epochs is -1"),
         (dict(multi_step_epochs=0), "multi_step_epochs is 0"),
         (dict(inner_step=3), "The setting 'inner_step' is unknown. Did you mean 'inner_steps'"),
@@ -437,7 +437,7 @@ def test_models_that_cannot_be_meta_learned_are_refused():
     with pytest.raises(InputError, match="no normalisation layer"):
         MAML(MLP(), "maml++")
     with pytest.raises(InputError, match="Reptile has no query loss"):
-        Reptile(Conv4(), learned_rates="parameter")
+        Reptile(Conv4(), learned_lr="parameter")
     with pytest.raises(InputError, match="inner_lr above 0"):
         Reptile(Conv4(), inner_lr=0)
 

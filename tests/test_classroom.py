@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mamlcourse.progress import EXERCISES
+from mamlcourse.checks.progress import EXERCISES
 
 pytest.importorskip("nbgrader", reason="the extra [classroom] is not installed; `make assignment` installs it")
 pytestmark = pytest.mark.classroom

@@ -98,7 +98,7 @@ def test_doctor_says_what_would_run(run):
         (["compare", "--outer-lr", "nan"], "outer_lr is nan"),
         (["compare", "--device", "gpu"], "The device 'gpu' cannot be used here"),
         (["compare", "--backend", "fast"], "The backend 'fast' is unknown"),
-        (["compare", "--reduction", "maxpool"], "Did you mean 'max-pool'"),
+        (["compare", "--downsampling", "maxpool"], "Did you mean 'max-pool'"),
         (["compare", "--json", "record.txt"], "must end in .json"),
         (["compare", "--figure", "picture.jpg"], "must end in .png or .svg"),
         (["compare", "--json", "a file/record.json"], "cannot be written"),

@@ -9,11 +9,12 @@ import torch
 from matplotlib.figure import Figure
 
 from mamlcourse import InputError, figures
-from mamlcourse.comparison import TITLES, caption, compare, markdown, paired_difference, recommendation, rows, summary
+from mamlcourse.comparison import caption, compare, markdown, paired_difference, recommendation, rows, summary
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, read_json, write_json
 from mamlcourse.settings import RECIPES, recipe
+from mamlcourse.styles import TITLES
 
 SMALL = Problem(validation=0, filters=4, queries=2)
 
@@ -167,7 +168,7 @@ def test_peak_memory_grows_with_the_network_and_the_graded_steps():
 
 def test_a_failed_memory_measurement_is_said():
     with pytest.raises(InputError, match="Measuring memory failed with exit code 1"):
-        peak_of_training(recipe("maml"), Problem(dataset="glyphs", reduction="none"), 2, "cpu")
+        peak_of_training(recipe("maml"), Problem(dataset="glyphs", downsampling="none"), 2, "cpu")
 
 
 @pytest.mark.parametrize(

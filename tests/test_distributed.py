@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, CharacterTasks, Conv4, SinusoidTasks, learner, load_checkpoint, train
 from mamlcourse.cli import main
-from mamlcourse.distributed import Ranks, joined
+from mamlcourse.training.distributed import Ranks, joined
 
 needs_torchrun = pytest.mark.skipif(
     os.name != "posix" or not dist.is_available() or not dist.is_gloo_available(),
@@ -393,7 +393,7 @@ def test_the_sentence_has_a_line_of_its_own_whatever_is_on_the_screen(speaker, t
     script = f"""
         import sys
         from mamlcourse import InputError
-        from mamlcourse.distributed import joined
+        from mamlcourse.training.distributed import joined
 
         with joined() as ranks:
             if ranks.rank == 0:

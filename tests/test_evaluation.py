@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from mamlcourse import MAML, MLP, CharacterTasks, Conv4, Evaluation, InputError, SinusoidTasks, evaluate, learner
-from mamlcourse.evaluation import half_interval
+from mamlcourse.stats import ci95
 
 
 def tiny(recipe="maml"):
@@ -39,15 +39,15 @@ def tasks(noise):
 )
 def test_half_interval_has_students_quantiles(count, quantile):
     values = [math.sin(number) for number in range(count)]
-    assert half_interval(values) == pytest.approx(quantile * statistics.stdev(values) / math.sqrt(count), rel=1e-12)
+    assert ci95(values) == pytest.approx(quantile * statistics.stdev(values) / math.sqrt(count), rel=1e-12)
 
 
 def test_half_interval_of_known_values():
-    assert half_interval([1, 2, 3]) == pytest.approx(4.303 * 1 / math.sqrt(3))
-    assert half_interval([0.0, 1.0] * 300) == pytest.approx(1.96 * math.sqrt(0.25 * 600 / 599 / 600))
-    assert half_interval([0.5] * 10) == 0
-    assert half_interval(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(4.303 / math.sqrt(3))
-    assert math.isnan(half_interval([])) and math.isnan(half_interval([0.7]))
+    assert ci95([1, 2, 3]) == pytest.approx(4.303 * 1 / math.sqrt(3))
+    assert ci95([0.0, 1.0] * 300) == pytest.approx(1.96 * math.sqrt(0.25 * 600 / 599 / 600))
+    assert ci95([0.5] * 10) == 0
+    assert ci95(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(4.303 / math.sqrt(3))
+    assert math.isnan(ci95([])) and math.isnan(ci95([0.7]))
 
 
 LOSSES = torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 2.0, 0.0]])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mamlcourse import checks
-from mamlcourse.progress import EXERCISES
+from mamlcourse.checks.progress import EXERCISES
 
 ROOT = Path(__file__).parent.parent
 MAKE = runpy.run_path(str(ROOT / "solutions" / "make_exercises.py"))

@@ -25,8 +25,21 @@ from mamlcourse import (
 )
 from mamlcourse import explorer as explorer_module
 from mamlcourse.explorer import SinusoidExplorer, TrainingMonitor, TrajectoryExplorer
-from mamlcourse.figures import COLOURS
-from mamlcourse.landscape import (
+from mamlcourse.explorer.figures import (
+    CAPTION,
+    CELL,
+    RIGHT,
+    WRONG,
+    ZOOM,
+    Frames,
+    landscape_drawing,
+    predictions_figure,
+    predictions_sheet,
+    progress_drawing,
+    sinusoid_drawing,
+    training_figure,
+)
+from mamlcourse.explorer.landscape import (
     _loss_at,
     crowd_record,
     few_shot_tasks,
@@ -42,20 +55,7 @@ from mamlcourse.landscape import (
 from mamlcourse.pretrained import FOLDER, load_pretrained
 from mamlcourse.problems import Problem
 from mamlcourse.records import read_json
-from mamlcourse.trajectory_figures import (
-    CAPTION,
-    CELL,
-    RIGHT,
-    WRONG,
-    ZOOM,
-    Frames,
-    landscape_drawing,
-    predictions_figure,
-    predictions_sheet,
-    progress_drawing,
-    sinusoid_drawing,
-    training_figure,
-)
+from mamlcourse.styles import COLOURS
 
 NAMES = ("maml", "fomaml", "maml++")
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mamlcourse import MAML, CharacterTasks, Conv4, load_characters
-from mamlcourse.kernels import Instead, _unfolded, batch_norm, conv2d, for_loop, for_vmap, unfolded_conv2d
+from mamlcourse.engine.kernels import Instead, _unfolded, batch_norm, conv2d, for_loop, for_vmap, unfolded_conv2d
 
 
 def double(*shape):
@@ -109,11 +109,11 @@ def close(found, expected):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("reduction", ["stride", "max-pool"])
+@pytest.mark.parametrize("downsampling", ["stride", "max-pool"])
 @pytest.mark.parametrize("name", ["maml", "fomaml", "maml++"])
-def test_meta_gradients_with_faster_layers(name, reduction, monkeypatch):
+def test_meta_gradients_with_faster_layers(name, downsampling, monkeypatch):
     torch.manual_seed(0)
-    model = Conv4(3, 4, reduction).double()
+    model = Conv4(3, 4, downsampling).double()
     nn.init.normal_(model.head.weight)
     batch = batch_for()
     fast = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
@@ -129,7 +129,7 @@ def test_meta_gradients_with_faster_layers(name, reduction, monkeypatch):
 
 def test_the_model_is_what_decides():
     assert isinstance(for_loop(Conv4()), Instead) and isinstance(for_loop(Conv4(), order=1), Instead)
-    strided = Conv4(reduction="stride")
+    strided = Conv4(downsampling="stride")
     assert isinstance(for_loop(strided, order=2), Instead) and not isinstance(for_loop(strided, order=1), Instead)
     for context in (for_loop(nn.Linear(2, 2)), for_vmap(nn.Linear(2, 2)), for_vmap(Conv4())):  # all on a CPU
         assert not isinstance(context, Instead)

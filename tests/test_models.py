@@ -8,33 +8,33 @@ import torch
 from torch import nn
 
 from mamlcourse import MLP, Conv4, InputError
-from mamlcourse.inspection import normalisation_parameters, refuse_running_statistics
+from mamlcourse.engine.inspection import normalisation_parameters, refuse_running_statistics
 
 
 def size(model):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
-def test_conv4_has_the_published_size(reduction):
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
+def test_conv4_has_the_published_size(downsampling):
     # First convolution 1 x 64 x 9 + 64, three of 64 x 64 x 9 + 64, four gains and biases, head 64 x 5 + 5.
-    assert size(Conv4(5, 64, reduction)) == 640 + 3 * 36_928 + 4 * 128 + 325 == 112_261
-    assert size(Conv4(20, 64, reduction)) == 112_261 + 15 * 65
-    assert size(Conv4(3, 2, reduction)) == 20 + 3 * 38 + 4 * 4 + 9
+    assert size(Conv4(5, 64, downsampling)) == 640 + 3 * 36_928 + 4 * 128 + 325 == 112_261
+    assert size(Conv4(20, 64, downsampling)) == 112_261 + 15 * 65
+    assert size(Conv4(3, 2, downsampling)) == 20 + 3 * 38 + 4 * 4 + 9
 
 
-@pytest.mark.parametrize("reduction, sides", [("max-pool", [14, 7, 3, 1]), ("stride", [14, 7, 4, 2, 1])])
-def test_conv4_halves_the_picture_four_times(reduction, sides):
-    model, seen = Conv4(7, 6, reduction), []
+@pytest.mark.parametrize("downsampling, sides", [("max-pool", [14, 7, 3, 1]), ("stride", [14, 7, 4, 2, 1])])
+def test_conv4_halves_the_picture_four_times(downsampling, sides):
+    model, seen = Conv4(7, 6, downsampling), []
     for layer in model.features:
         layer.register_forward_hook(lambda layer, x, y: seen.append(y.shape[-1]) if y.ndim == 4 else None)
     assert model(torch.rand(3, 1, 28, 28)).shape == (3, 7)
     assert [side for side, before in zip(seen, [28, *seen]) if side != before] == sides
 
 
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
-def test_conv4_normalises_by_the_batch_in_both_modes_and_keeps_nothing(reduction):
-    model = Conv4(5, 6, reduction)
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
+def test_conv4_normalises_by_the_batch_in_both_modes_and_keeps_nothing(downsampling):
+    model = Conv4(5, 6, downsampling)
     refuse_running_statistics(model)
     assert list(model.buffers()) == []
     assert len(normalisation_parameters(model)) == 8
@@ -44,9 +44,9 @@ def test_conv4_normalises_by_the_batch_in_both_modes_and_keeps_nothing(reduction
     torch.testing.assert_close(model.eval().features(x), together)
 
 
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
-def test_an_untrained_conv4_gives_every_class_the_same_chance(reduction):
-    model = Conv4(5, 6, reduction)
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
+def test_an_untrained_conv4_gives_every_class_the_same_chance(downsampling):
+    model = Conv4(5, 6, downsampling)
     assert torch.equal(model(torch.rand(4, 1, 28, 28)), torch.zeros(4, 5))
     assert model.features(torch.rand(4, 1, 28, 28)).std() > 0
 
@@ -76,5 +76,5 @@ def test_bad_sizes_get_one_clear_sentence(network, name, value):
 
 
 def test_unknown_reduction_names_the_nearest():
-    with pytest.raises(InputError, match="reduction 'maxpool' is unknown. Did you mean 'max-pool'"):
-        Conv4(reduction="maxpool")
+    with pytest.raises(InputError, match="downsampling 'maxpool' is unknown. Did you mean 'max-pool'"):
+        Conv4(downsampling="maxpool")

@@ -28,10 +28,10 @@ def imported(module, package):
     return pytest.importorskip(module, reason=f"The library {package} is not installed (pip install {package}).")
 
 
-def network(reduction):
+def network(downsampling):
     """Conv4 with gains and biases that are not 1 and 0, so that no part of batch normalisation is idle."""
     torch.manual_seed(0)
-    model = Conv4(ways=3, filters=4, reduction=reduction).double()
+    model = Conv4(ways=3, filters=4, downsampling=downsampling).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -40,13 +40,13 @@ def network(reduction):
 
 @pytest.mark.parametrize("peer, order", PAIRS, ids=lambda value: {1: "fomaml", 2: "maml"}.get(value, value))
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
 @pytest.mark.parametrize("backend", ["loop", "vmap"])
-def test_meta_gradient_equals_the_peers(peer, order, steps, reduction, backend, episodes):
+def test_meta_gradient_equals_the_peers(peer, order, steps, downsampling, backend, episodes):
     if ALL[peer].module:
         imported(ALL[peer].module, ALL[peer].package)
-    expected_loss, expected = ALL[peer].driver(network(reduction), steps, order)(episodes)
-    maml = MAML(network(reduction), order=order, inner_steps=steps, inner_lr=RATE, backend=backend)
+    expected_loss, expected = ALL[peer].driver(network(downsampling), steps, order)(episodes)
+    maml = MAML(network(downsampling), order=order, inner_steps=steps, inner_lr=RATE, backend=backend)
     assert_equal(maml, episodes, expected_loss, expected)
 
 
@@ -78,8 +78,8 @@ def test_meta_sgd_and_its_rates_equal_iteryne(backend, episodes):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("reduction", ["max-pool", "stride"])
-def test_the_comparison_can_tell_first_from_second_order(steps, reduction, episodes):
-    (_, first), (_, second) = (textbook(network(reduction), steps, order)(episodes) for order in (1, 2))
+@pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
+def test_the_comparison_can_tell_first_from_second_order(steps, downsampling, episodes):
+    (_, first), (_, second) = (textbook(network(downsampling), steps, order)(episodes) for order in (1, 2))
     assert relative_error(first, second) > 1e-2
     assert all(gradient.norm() > 1e-3 for name, gradient in second.items() if ".bias" not in name)

@@ -17,7 +17,7 @@ def entry(ratio=None, error=1e-15, **changes):
 
 def result(**implementations):
     found = {peers.OURS: entry(1.0), peers.RANKS: entry(0.5)} | implementations
-    return {"order": 2, "reduction": "stride", "ways": 5, "steps": 1, "implementations": found}
+    return {"order": 2, "downsampling": "stride", "ways": 5, "steps": 1, "implementations": found}
 
 
 def test_fastest_exact_peer_is_neither_inexact_nor_unmeasured_nor_ours():
@@ -123,7 +123,7 @@ def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
         torch.set_num_threads(threads)
     record = read_json(tmp_path / "peers.json")
     assert record["kind"] == "peers" and origin(record) and (tmp_path / "peers.png").stat().st_size > 10_000
-    assert {(r["order"], r["reduction"]) for r in record["results"]} == {
+    assert {(r["order"], r["downsampling"]) for r in record["results"]} == {
         (o, r) for o in (1, 2) for r in ("stride", "max-pool")
     }
     for found in record["results"]:

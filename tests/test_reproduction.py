@@ -13,10 +13,10 @@ from mamlcourse import learner, omniglot, papers
 from mamlcourse.cli import app
 from mamlcourse.errors import InputError
 from mamlcourse.evaluation import evaluate
+from mamlcourse.papers.reproduction import ensemble_accuracies, plan, reproduce
 from mamlcourse.pretrained import load_pretrained, load_weights, save_weights
 from mamlcourse.problems import Problem
 from mamlcourse.records import read_json, write_json
-from mamlcourse.reproduction import ensemble_accuracies, plan, reproduce
 
 RESULTS = Path(__file__).parent.parent / "results" / "omniglot"
 
@@ -47,11 +47,11 @@ def test_protocols_have_the_papers_numbers():
     assert (finn.settings.inner_steps, finn.settings.inner_lr, finn.settings.outer_lr) == (1, 2.0, 0.001)
     assert finn.problem.describe() == dict(
         dataset="omniglot", split="random", validation=100, ways=5, shots=5, queries=5, rotations=True,
-        test_rotations=True, filters=64, reduction="stride",
+        test_rotations=True, filters=64, downsampling="stride",
     )  # fmt: skip
     assert (many_ways.tasks_per_batch, many_ways.settings.inner_steps, many_ways.settings.inner_lr) == (16, 5, 2.0)
     assert (plus.iterations, plus.tasks_per_batch, plus.problem.queries, plus.test_steps) == (50_000, 8, 1, 5)
-    assert plus.settings.cosine and plus.settings.inner_lr == 0.1 and plus.problem.reduction == "max-pool"
+    assert plus.settings.cosine and plus.settings.inner_lr == 0.1 and plus.problem.downsampling == "max-pool"
     assert (plus.problem.validation, plus.problem.test_rotations) == (50, False)
 
 

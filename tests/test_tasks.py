@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mamlcourse import Characters, CharacterTasks, SinusoidTasks, load_characters
-from mamlcourse.characters import FINN_COUNTS
+from mamlcourse.data.characters import FINN_COUNTS
 from mamlcourse.errors import check_choice, check_number
 from mamlcourse.tasks import check_batch
 

@@ -37,7 +37,7 @@ from mamlcourse import (
     train,
     train_maml,
 )  # fmt: skip
-from mamlcourse.training import outer_rate
+from mamlcourse.training import outer_lr_at
 
 # Processes to kill are forked from a server that has imported everything once; torch.optim imports torch._dynamo late.
 POSIX = os.name == "posix"
@@ -190,7 +190,7 @@ def test_flags_alone_choose_the_algorithm(first_order, plus_plus):
     assert settings.order == (1 if first_order else 2)
     assert settings.name == ("fo" if first_order else "") + "maml" + ("++" if plus_plus else "")
     assert (settings.inner_lr, settings.outer_lr, settings.inner_steps) == (0.4, 0.02, 2)
-    assert (settings.multi_step_loss == "annealed") == (settings.learned_rates == "parameter_step") == plus_plus
+    assert (settings.multi_step_loss == "annealed") == (settings.learned_lr == "parameter_step") == plus_plus
     assert settings.per_step_norm == settings.cosine == plus_plus == bool(maml.rates) == bool(maml.norms)
     if plus_plus:
         assert any((rate != 0.4).any() for rate in maml.rates.values())  # the rates were learned too
@@ -245,11 +245,11 @@ def test_a_data_loader_of_four_tensors_trains_like_the_same_family():
 
 def test_the_outer_rate_follows_its_schedule(monkeypatch):
     constant, cosine = regressor(outer_lr=0.01), regressor(outer_lr=0.01, cosine=True)
-    assert [outer_rate(constant, number, 100) for number in (0, 50, 99)] == [0.01] * 3
-    assert outer_rate(cosine, 0, 100) == pytest.approx(0.01)
-    assert outer_rate(cosine, 50, 100) == pytest.approx((0.01 + 0.0001) / 2)
-    assert outer_rate(cosine, 25, 100) == pytest.approx(0.0001 + 0.0099 * (1 + math.sqrt(0.5)) / 2)
-    assert outer_rate(cosine, 100, 100) == pytest.approx(0.0001)
+    assert [outer_lr_at(constant, number, 100) for number in (0, 50, 99)] == [0.01] * 3
+    assert outer_lr_at(cosine, 0, 100) == pytest.approx(0.01)
+    assert outer_lr_at(cosine, 50, 100) == pytest.approx((0.01 + 0.0001) / 2)
+    assert outer_lr_at(cosine, 25, 100) == pytest.approx(0.0001 + 0.0099 * (1 + math.sqrt(0.5)) / 2)
+    assert outer_lr_at(cosine, 100, 100) == pytest.approx(0.0001)
     used = []
 
     class Spy(torch.optim.Adam):
@@ -259,7 +259,7 @@ def test_the_outer_rate_follows_its_schedule(monkeypatch):
 
     monkeypatch.setattr(torch.optim, "Adam", Spy)
     quietly(cosine, waves(), 10)
-    assert used == [outer_rate(cosine, number, 10) for number in range(10)]
+    assert used == [outer_lr_at(cosine, number, 10) for number in range(10)]
     assert used == sorted(used, reverse=True) and len(set(used)) == 10
 
 

@@ -9,10 +9,10 @@ import statistics
 import torch
 from torch import nn
 
-from ..algorithms import MAML
 from ..errors import InputError
-from ..evaluation import half_interval
+from ..learner import MAML
 from ..models import MLP, Conv4
+from ..stats import ci95
 from ..tasks import CharacterTasks, SinusoidTasks, check_batch
 from .judge import CheckFailed, call, check, fresh, whole
 
@@ -115,7 +115,7 @@ def _judge_fit(model, train):
                 "be equal, or the loss broadcasts and compares every output with every target."
             )
         loss = nn.functional.mse_loss
-    gradients = call(MAML(model, loss=loss, inner_steps=1, inner_lr=0.01, backend="loop").meta_gradients, batch)[1]
+    gradients = call(MAML(model, loss=loss, inner_steps=1, inner_lr=0.01, backend="loop").meta_gradients, batch).gradients.params
     if not all(torch.isfinite(g).all() for g in gradients.values()):
         raise CheckFailed("The meta-gradient of the first meta-batch is not finite: are inputs and targets scaled?")
 
@@ -171,7 +171,7 @@ def _judge_claim(measured, choice, claim):
     rival = max(others, key=lambda name: statistics.fmean(map(float, measured[name]["scores"])))
     pairs = zip(measured[choice]["scores"], measured[rival]["scores"])
     differences = [float(a) - float(b) for a, b in pairs]
-    difference, half = statistics.fmean(differences), half_interval(differences)
+    difference, half = statistics.fmean(differences), ci95(differences)
     right = "not clear" if not abs(difference) > half else "better" if difference > 0 else "worse"
     if claim != right:
         raise CheckFailed(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .. import progress
+from . import progress
 
 # Of computing, for each call of a student's function; by the clock six times as long, as the machine may be busy.
 SECONDS = 10

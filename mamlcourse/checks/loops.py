@@ -73,7 +73,7 @@ def _adding_up(parameters, batches, rate):
 
 @check
 def outer_loop(meta_train) -> None:
-    """Exercise 04, part 1: meta_train(task_loss, parameters, batches, outer_rate) -> (parameters, losses)."""
+    """Exercise 04, part 1: meta_train(task_loss, parameters, batches, outer_lr_at) -> (parameters, losses)."""
     generator = fresh()
     start, rate = _bowl_start(generator), float(uniform(generator, low=0.1, high=0.2))
     batches = [bowls(generator, tasks) for tasks in (4, 3, whole(generator, 4, 6))]

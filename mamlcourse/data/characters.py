@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import InputError, check_choice, check_number
 from . import glyphs, omniglot
-from .errors import InputError, check_choice, check_number
 
 DATASETS = ("glyphs", "omniglot")
 FINN_COUNTS = (1100, 100, 423)
@@ -58,7 +58,7 @@ class Characters:
         """
         classes = [int(c) for c in classes]
         for c in classes:
-            check_number("A class", c, at_least=0, at_most=len(self) - 1, whole=True)
+            check_number("A class", c, at_least=0, at_most=len(self) - 1, integer=True)
         return Characters(
             f"{self.name}/{part}",
             self.images[classes],
@@ -82,9 +82,9 @@ class Characters:
             InputError: `by` is unknown, or `validation` is negative or leaves no class for training.
         """
         check_choice("The split", by, ("alphabet", "random"))
-        check_number("seed", seed, at_least=0, at_most=2**63 - 1, whole=True)
+        check_number("seed", seed, at_least=0, at_most=2**63 - 1, integer=True)
         if validation is not None:
-            check_number("validation", validation, at_least=0, whole=True)
+            check_number("validation", validation, at_least=0, integer=True)
         generator = torch.Generator().manual_seed(int(seed))
         if by == "alphabet":
             pool = sorted(set(self.alphabets) - self.test_alphabets)

@@ -1,7 +1,7 @@
-"""Widgets to look at adaptation with: thin shells around the figures of trajectory_figures.py.
+"""Widgets to look at adaptation with: thin shells around the figures of `figures`.
 
 A picture reaches the browser as PNG in an `ipywidgets.Image`, which works in every front end. While a slider is
-dragged, front ends send its latest value as soon as the one before was dealt with. Each event is dealt with from
+dragged, front ends send its latest value as soon as the one before was handled. Each event is handled from
 beginning to end under a lock, and draws the state that the controls are in *then*: the last picture shows the last
 state, in whatever order events arrive.
 """
@@ -21,22 +21,11 @@ from IPython.display import display
 from torch.nn.functional import cross_entropy
 from traitlets import Unicode
 
-from .characters import Characters
-from .comparison import TITLES
-from .errors import InputError, check_number
-from .landscape import (
-    CROWD,
-    few_shot_tasks,
-    in_words,
-    loss_slice,
-    measure_crowd,
-    most_disputed_task,
-    most_overshooting_task,
-    with_inner_rates,
-    worst_task,
-)
-from .training import History, train
-from .trajectory_figures import (
+from ..data import Characters
+from ..errors import InputError, check_number
+from ..styles import TITLES, title_of
+from ..training import History, train
+from .figures import (
     LETTERS,
     Frames,
     TrainingCurves,
@@ -46,9 +35,20 @@ from .trajectory_figures import (
     progress_drawing,
     sinusoid_drawing,
 )
+from .landscape import (
+    CROWD,
+    few_shot_tasks,
+    in_words,
+    loss_slice,
+    measure_crowd,
+    most_disputed_task,
+    most_overshooting_task,
+    with_inner_lr_times,
+    worst_task,
+)
 
 ALL_SCRIPTS = "all scripts"
-RATES = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
+LR_FACTORS = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
 
 
 class Picture(widgets.Image):
@@ -114,13 +114,13 @@ class Setting(NamedTuple):
     shots: int
     script: str
     inner_steps: int
-    inner_rate: float
+    inner_lr: float
 
 
 class TrajectoryExplorer(_Explorer):
     """Compare learners on the same task: predictions, loss and accuracy by step, and the way through weight space.
 
-    Every control is an attribute (`step`, `task`, `seed`, `ways`, `shots`, `script`, `inner_steps`, `inner_rate`,
+    Every control is an attribute (`step`, `task`, `seed`, `ways`, `shots`, `script`, `inner_steps`, `inner_lr`,
     `algorithms` by name, and the buttons `worst`, `disputed`, `overshooting` and `measure`): set its `value`, or call a
     button's `click()`, to do from code what a hand does.
 
@@ -139,9 +139,9 @@ class TrajectoryExplorer(_Explorer):
     def __init__(self, learners: dict, characters: Characters, crowd=None, ways: int = 5, shots: int = 1, number=CROWD):
         if not learners:
             raise InputError("There is no learner to explore: give at least one.")
-        check_number("ways", ways, at_least=2, at_most=len(LETTERS), whole=True)
-        check_number("shots", shots, at_least=1, at_most=5, whole=True)
-        check_number("number", number, at_least=1, whole=True)
+        check_number("ways", ways, at_least=2, at_most=len(LETTERS), integer=True)
+        check_number("shots", shots, at_least=1, at_most=5, integer=True)
+        check_number("number", number, at_least=1, integer=True)
         super().__init__()
         self.learners, self.characters, self.number = dict(learners), characters, number
         steps = next(iter(learners.values())).settings.inner_steps
@@ -171,8 +171,8 @@ class TrajectoryExplorer(_Explorer):
         scripts = sorted(s for s in set(self.characters.alphabets) if self.characters.alphabets.count(s) >= ways)
         self.script = widgets.Dropdown(options=[ALL_SCRIPTS, *scripts], description="Script")
         self.inner_steps = slider(steps, 1, max(10, steps), description="Inner steps", continuous_update=False)
-        self.inner_rate = widgets.SelectionSlider(
-            options=RATES, value=1.0, description="Inner rate", continuous_update=False, layout={"width": "290px"}
+        self.inner_lr = widgets.SelectionSlider(
+            options=LR_FACTORS, value=1.0, description="Inner LR", continuous_update=False, layout={"width": "290px"}
         )
         self.algorithms = {
             name: widgets.Checkbox(place < 3, description=TITLES[name], indent=False, layout={"width": "110px"})
@@ -189,7 +189,7 @@ class TrajectoryExplorer(_Explorer):
             [self.play, self.step, *self.algorithms.values()],
             [self.task, self.seed, self.worst, self.disputed, self.overshooting],
             [self.ways, self.shots, self.script],
-            [self.inner_steps, self.inner_rate, self.measure],
+            [self.inner_steps, self.inner_lr, self.measure],
         )
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
         boxes = [widgets.HBox(row, layout=wrap) for row in rows]
@@ -201,7 +201,7 @@ class TrajectoryExplorer(_Explorer):
         for bound in (self.step, self.play):
             widgets.dlink((self.inner_steps, "value"), (bound, "max"))
         for control in (
-            self.step, self.task, self.seed, self.ways, self.shots, self.script, self.inner_steps, self.inner_rate,
+            self.step, self.task, self.seed, self.ways, self.shots, self.script, self.inner_steps, self.inner_lr,
             *self.algorithms.values(),
         ):  # fmt: skip
             control.observe(self._update, "value")
@@ -210,7 +210,7 @@ class TrajectoryExplorer(_Explorer):
         self.disputed.on_click(self._to_disputed)
         self.overshooting.on_click(self._to_overshooting)
 
-    # What is asked for, and what was worked out already.
+    # What is asked for, and what was computed already.
 
     def _setting(self) -> Setting:
         return Setting(*(getattr(self, name).value for name in Setting._fields))
@@ -224,7 +224,7 @@ class TrajectoryExplorer(_Explorer):
 
     def _run(self, name, setting, batch):
         """What one learner does with the task: (trajectory, slice)."""
-        maml = with_inner_rates(self.learners[name], setting.inner_rate)
+        maml = with_inner_lr_times(setting.inner_lr, self.learners[name])
         trajectory = maml.trajectory(batch, setting.inner_steps, parameters=True)
         return trajectory._replace(parameters=None), loss_slice(maml, batch, trajectory)
 
@@ -233,7 +233,7 @@ class TrajectoryExplorer(_Explorer):
         setting = self._setting()
         missing = [name for name in names if (setting, name) not in self._crowds]
         if missing:
-            mamls = {name: with_inner_rates(self.learners[name], setting.inner_rate) for name in missing}
+            mamls = {name: with_inner_lr_times(setting.inner_lr, self.learners[name]) for name in missing}
             report = lambda done, of: self.say_busy(f"measured {done} of {of} adaptations")  # noqa: E731
             measured = measure_crowd(mamls, self._tasks(setting), self.number, setting.inner_steps, report)
             self._crowds |= {(setting, name): evaluation for name, evaluation in measured.items()}
@@ -276,7 +276,7 @@ class TrajectoryExplorer(_Explorer):
         self.predictions.show(encode(sheet), f"Support set and queries with predictions. {words}")
         self.progress.show(progress_frames.png(), f"Query loss and accuracy by step. {words}")
         self.landscape.show(landscape_frames.png(), f"Loss landscape around each path. {words}")
-        classes = tasks.draw(number)[0][0].tolist()
+        classes = tasks.sample(number)[0][0].tolist()
         names = (f"{letter} {tasks.characters.names[c].lower()}" for letter, c in zip(LETTERS, classes))
         self.letters.value = html.escape("; ".join(names))
         self.say(words)
@@ -332,10 +332,10 @@ class SinusoidExplorer(_Explorer):
     def __init__(self, learners: dict, points: int = 5, steps: int | None = None):
         if not learners:
             raise InputError("There is no learner to explore: give at least one.")
-        check_number("points", points, at_least=1, at_most=50, whole=True)
+        check_number("points", points, at_least=1, at_most=50, integer=True)
         trained = next(iter(learners.values())).settings.inner_steps
         steps = 2 * trained if steps is None else steps
-        check_number("steps", steps, at_least=1, whole=True)
+        check_number("steps", steps, at_least=1, integer=True)
         super().__init__()
         self.learners, self.support_x = dict(learners), np.linspace(-4.5, 4.5, points)
         slider = functools.partial(widgets.FloatSlider, step=0.05, layout={"width": "290px"})
@@ -414,7 +414,7 @@ class TrainingMonitor(_Explorer):
 
     Attributes:
         history: of the run so far.
-        rates: (iteration, {name: mean learned rate of the tensor}), one for each picture drawn.
+        learning_rates: (iteration, {name: mean learned learning rate of the tensor}), one for each picture drawn.
         drawing_seconds: time spent on drawing while training.
     """
 
@@ -437,11 +437,11 @@ class TrainingMonitor(_Explorer):
         """
         self._stopped.clear()
         self.stop.disabled = False
-        self.history, self.rates, self.drawing_seconds = History(), [], 0.0
+        self.history, self.learning_rates, self.drawing_seconds = History(), [], 0.0
         tensors = [name for name in maml.adapted_names if name.endswith("weight")]
-        tensors = [] if maml.settings.learned_rates == "none" else tensors
+        tensors = [] if maml.settings.learned_lr == "none" else tensors
         self._curves = TrainingCurves(iterations, maml.loss is cross_entropy, tensors)
-        words = f"{TITLES.get(maml.settings.name, maml.settings.name)} begins to train"
+        words = f"{title_of(maml.settings.name)} begins to train"
         self._draw(maml, self.history, words)  # with the axes, which later pictures keep
         display(self)
         # A click comes while this cell keeps the kernel's main thread. ipykernel 7.4 notes which thread made a button
@@ -473,11 +473,11 @@ class TrainingMonitor(_Explorer):
         return self.history
 
     def _draw(self, maml, history, words) -> None:
-        meta = maml.meta_parameters()
-        rates = {name: meta[f"rates:{name}"].detach().mean().item() for name in self._curves.tensors}
-        if not self.rates or self.rates[-1][0] < len(history.losses):
-            self.rates.append((len(history.losses), rates))
+        learned = maml.meta_params().learning_rates
+        means = {name: learned[name].detach().mean().item() for name in self._curves.tensors}
+        if not self.learning_rates or self.learning_rates[-1][0] < len(history.losses):
+            self.learning_rates.append((len(history.losses), means))
         for what, values in (("loss", history.losses), ("accuracy", history.accuracies)):
             words += f", {what} {np.mean(values[-20:]):.2f}" if values else ""
-        self.picture.show(self._curves.png(history, self.rates), f"Training curves. {words}.")
+        self.picture.show(self._curves.png(history, self.learning_rates), f"Training curves. {words}.")
         self.say(f"{words}.")

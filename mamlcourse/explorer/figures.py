@@ -19,12 +19,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import interpolate
 
-from .comparison import TITLES
-from .errors import InputError, check_number
-from .evaluation import Evaluation, half_interval
-from .figures import COLOURS, MARKS, chart
+from ..errors import InputError, check_number
+from ..evaluation import Evaluation
+from ..figures import chart
+from ..stats import ci95
+from ..styles import COLOURS, MARKS, TITLES
+from ..tasks import TaskBatch
 from .landscape import Slice
-from .tasks import TaskBatch
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RIGHT, WRONG = "#005A32", "#9E1B1B"
@@ -88,7 +89,7 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def _check_step(step, steps) -> None:
-    check_number("step", step, at_least=0, at_most=steps - 1, whole=True)
+    check_number("step", step, at_least=0, at_most=steps - 1, integer=True)
 
 
 def predictions_figure(task, trajectories: dict, step: int) -> Figure:
@@ -231,7 +232,7 @@ def _draw_crowd(axes, name, values) -> None:
     steps = np.arange(values.shape[1])
     lines = [np.column_stack([steps, row]) for row in values]
     axes.add_collection(LineCollection(lines, colors=COLOURS[name], alpha=0.06, linewidths=0.8))
-    mean, half = values.mean(0), np.array([half_interval(column) for column in values.T])
+    mean, half = values.mean(0), np.array([ci95(column) for column in values.T])
     axes.plot(steps, mean, color=COLOURS[name], linestyle="--", linewidth=1.2)
     axes.fill_between(steps, mean - half, mean + half, color=COLOURS[name], alpha=0.25, linewidth=0)
 
@@ -351,7 +352,7 @@ class TrainingCurves:
     """
 
     def __init__(self, iterations: int, accuracy: bool = True, tensors=(), size=(WIDTH, 2.8)):
-        check_number("iterations", iterations, at_least=1, whole=True)
+        check_number("iterations", iterations, at_least=1, integer=True)
         self.accuracy, self.tensors = accuracy, list(tensors)
         self.figure = Figure(figsize=size)
         self.figure.subplots_adjust(0.06, 0.17, 0.98, 0.9, wspace=0.25)

@@ -18,8 +18,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from .errors import InputError
-from .tasks import TaskBatch
+from ..errors import InputError
+from ..meta_params import MetaGradient, MetaParams
+from ..tasks import TaskBatch
 
 # A process that dies is noticed at once; this is for machines that fall silent. It must be longer than a validation,
 # in which the others wait for rank 0.
@@ -75,30 +76,32 @@ class Ranks:
         begin, end = (tasks * rank // self.size for rank in (self.rank, self.rank + 1))
         return TaskBatch(*(part[begin:end] for part in batch))
 
-    def meta_step(self, batch: TaskBatch, step: Callable):
-        """`step(batch)`, which is (loss, accuracy or None, {name: gradient}), with the tasks shared among the ranks.
+    def average(self, mine: MetaGradient, weight: float) -> MetaGradient:
+        """The mean over the whole meta-batch, from each rank's mean over its own tasks.
 
-        Each rank's means count by its number of tasks. They travel, with the wish to stop, in one all-reduce of one
-        flat buffer of the parameters' type (the widest where they differ).
+        All of it travels, with the wish to stop, in one all-reduce of one flat buffer of the parameters' type (the
+        widest where they differ).
+
+        Args:
+            mine: this rank's.
+            weight: this rank's share of the tasks; the ranks' weights sum to 1.
 
         Raises:
-            InputError: there are fewer tasks than ranks, or what `step` raises.
             LostRank: another rank is gone.
         """
         if self.size == 1:
-            return step(batch)
-        mine = self.slice(batch)
-        loss, accuracy, gradients = step(mine)
-        wish = loss.new_tensor(float(self._wish or self._terminated))
-        parts = [*gradients.values(), loss, *([] if accuracy is None else [accuracy]), wish]
-        buffer = torch.cat([part.reshape(-1) for part in parts]) * (len(mine[0]) / len(batch[0]))
+            return mine
+        wish = mine.loss.new_tensor(float(self._wish or self._terminated))
+        scores = [] if mine.accuracy is None else [mine.accuracy]
+        parts = [*mine.gradients.tensors(), mine.loss, *scores, wish]
+        buffer = torch.cat([part.reshape(-1) for part in parts]) * weight
         with self._noticing_deaths():
             dist.all_reduce(buffer)
             self._all_stop = buffer[-1].item() > 0  # on a GPU this waits, so a failure shows here and not later
         pieces = buffer.split([part.numel() for part in parts])
-        means = [piece.view_as(part).to(part.dtype) for piece, part in zip(pieces, parts)]
-        *means, loss = means[: len(gradients) + 1]
-        return loss, None if accuracy is None else pieces[-2].view_as(accuracy), dict(zip(gradients, means))
+        means = iter([piece.view_as(part).to(part.dtype) for piece, part in zip(pieces, parts)])
+        gradients = MetaParams(*({name: next(means) for name in part} for part in mine.gradients))
+        return MetaGradient(next(means), None if mine.accuracy is None else next(means), gradients)
 
     def stop(self, wish: bool) -> bool:
         """Whether training ends after this iteration. Several ranks hear of a wish with the next iteration's

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .algorithms import MAML, Trajectory
-from .comparison import TITLES
-from .errors import InputError, check_choice, check_number
-from .evaluation import Evaluation, evaluate
-from .tasks import CharacterTasks, TaskBatch, check_batch
+from ..engine.autodiff import EAGER
+from ..errors import InputError, check_choice, check_number
+from ..evaluation import Evaluation, evaluate
+from ..learner import MAML, Trajectory
+from ..meta_params import MetaParams
+from ..styles import TITLES
+from ..tasks import CharacterTasks, TaskBatch, check_batch
 
 QUERIES = 5  # per class: as many as fit a picture
 CROWD = 100  # tasks to see one task against
@@ -38,18 +40,18 @@ def few_shot_tasks(characters, ways: int = 5, shots: int = 1, seed: int = 0, scr
     return CharacterTasks(characters, ways, shots, QUERIES, tasks_per_batch=1, seed=seed)
 
 
-def with_inner_rates(maml: MAML, factor: float) -> MAML:
-    """A copy of the learner whose every inner rate, learned or not, is multiplied by `factor`.
+def with_inner_lr_times(factor: float, maml: MAML) -> MAML:
+    """A copy of the learner whose every inner learning rate, learned or not, is multiplied by `factor`.
 
     Raises:
         InputError: the factor is not above 0.
     """
-    check_number("The factor of the inner rates", factor, above=0)
+    check_number("The factor of the inner learning rates", factor, above=0)
     changed = copy.deepcopy(maml)
     changed.settings = replace(maml.settings, inner_lr=factor * maml.settings.inner_lr)
     with torch.no_grad():
-        for rate in changed.rates.values():
-            rate.mul_(factor)
+        for lr in changed.learning_rates.parameters():
+            lr.mul_(factor)
     return changed
 
 
@@ -76,7 +78,7 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
     """The loss landscape around one task's adaptation, on the plane that holds θ, θ'_K and most of the way between.
 
     The first axis points from θ to θ'_K; the second is the direction in which the path strays furthest from it, or,
-    after a single step, the one in which the query loss rises. Gains and biases that differ by step are the last
+    after a single step, the one in which the query loss rises. Norms that differ by step are the last
     step's in the whole plane.
 
     Args:
@@ -89,7 +91,7 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
     Raises:
         InputError: the trajectory has no parameters, no step or several tasks, or adaptation moved nothing.
     """
-    check_number("points", points, at_least=2, whole=True)
+    check_number("points", points, at_least=2, integer=True)
     check_number("margin", margin, above=0)
     task = check_batch(task)
     if trajectory.parameters is None or trajectory.query_loss.shape[0] != 1 or trajectory.query_loss.shape[1] < 2:
@@ -103,8 +105,8 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
     first = flat[-1] / distance
     aside = flat - flat @ first[:, None] * first
     if aside.norm() < 1e-6 * distance:  # a straight path leaves the second axis open
-        slope = loss_at(torch.zeros_like(first), gradient=True)
-        aside = (slope - slope @ first * first)[None]
+        gradient = loss_at(torch.zeros_like(first), gradient=True)
+        aside = (gradient - gradient @ first * first)[None]
     second = torch.linalg.svd(aside, full_matrices=False).Vh[0]
     axes = torch.stack([first, second])
     path = flat @ axes.T
@@ -117,10 +119,10 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
 
 def _loss_at(maml, task, trajectory):
     """A function from a move away from θ, a flat vector, to the query loss there (or to its gradient)."""
-    inner, steps = maml.inner_loop(maml.model), trajectory.query_loss.shape[1] - 1
+    inner, steps = maml.inner_loop(maml.model, EAGER), trajectory.query_loss.shape[1] - 1
     # Channels last: the same numbers, three times as fast, for the hundreds of passes that a picture takes.
     compact = lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # noqa: E731
-    meta = {name: compact(p.detach()) for name, p in maml.meta_parameters().items()}
+    meta = MetaParams(*({n: compact(p.detach()) for n, p in part.items()} for part in maml.meta_params()))
     start = {name: compact(p[0, 0]) for name, p in trajectory.parameters.items()}
     sizes = [p.numel() for p in start.values()]
     query_x, query_y = compact(task.query_x[0]), task.query_y[0]
@@ -179,7 +181,7 @@ def read_crowd(record: dict) -> dict[str, Evaluation]:
 
 
 def worst_task(crowd: dict[str, Evaluation]) -> int:
-    """The task with the fewest right answers after the last step, all learners together; of equals, the one with the
+    """The task with the lowest accuracy after the last step, all learners together; of equals, the one with the
     highest loss."""
     return _first(crowd, lambda e: -e.accuracies[:, -1], lambda e: e.losses[:, -1], lambda values: values.mean(0))
 
@@ -197,7 +199,7 @@ def most_overshooting_task(crowd: dict[str, Evaluation]) -> int:
 
 
 def _first(crowd, value, tie_breaker, together) -> int:
-    """The task with the highest value, worked out for each learner and taken together."""
+    """The task with the highest value, computed for each learner and taken together."""
     if not crowd:
         raise InputError("The crowd has no learners, so there is no task to choose.")
     keys = [together(torch.stack([of(e) for e in crowd.values()])).nan_to_num(math.inf) for of in (value, tie_breaker)]
@@ -205,7 +207,7 @@ def _first(crowd, value, tie_breaker, together) -> int:
 
 
 def in_words(trajectories: dict[str, Trajectory], step: int) -> str:
-    """What each learner's query accuracy and loss are after a step, for whoever cannot see the pictures."""
+    """What each learner's query accuracy and loss are after a step, for whoever cannot see the images."""
     parts = []
     for name, trajectory in trajectories.items():
         queries = trajectory.query_outputs.shape[2]

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def normalisation_parameters(model: nn.Module) -> list[str]:

@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import InputError
+from ..errors import InputError
 
 SPLITS = ("images_background", "images_evaluation")
 EXPECTED = {"images_background": 964, "images_evaluation": 659, "drawings": 20}  # characters, and drawings of each

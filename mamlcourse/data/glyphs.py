@@ -8,7 +8,7 @@ The letters are those of the DejaVu Sans font that ships inside Matplotlib. Thre
    steady grip. No writer draws a letter twice in the same way, so each drawing adds a smaller, fresh change.
 3. *Ink it.* The writer's pen follows the moved line on a sheet of 28 x 28 pixels.
 
-Drawing takes a while, so the package carries the finished sheets (`load`), and `python -m mamlcourse.glyphs` draws
+Drawing takes a while, so the package carries the finished sheets (`load`), and `python -m mamlcourse.data.glyphs` draws
 them anew. All chance comes from generators seeded here: the global one is neither read nor changed.
 """
 
@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .errors import InputError, check_number
+from ..errors import InputError, check_number
 
-PACKED_FILE = Path(__file__).parent / "data" / "glyphs.npz"
+PACKED_FILE = Path(__file__).parent / "glyphs.npz"
 SIDE = 28  # pixels along each side of a drawing, as in all work on Omniglot
 WRITERS = 20
 GREY_LEVELS = 16  # 4 bits a pixel: two pixels share a byte in the packed file
@@ -176,7 +176,7 @@ def draw(classes=None) -> tuple[torch.Tensor, tuple[str, ...], tuple[str, ...], 
     letters, lines = distinct_letters()
     chosen = list(range(len(letters)) if classes is None else classes)
     for number in chosen:
-        check_number("A class number", number, at_least=0, at_most=len(letters) - 1, whole=True)
+        check_number("A class number", number, at_least=0, at_most=len(letters) - 1, integer=True)
     writers = _writers()
     images = torch.stack([_draw_letter(lines[c], writers, seed=ord(letters[c])) for c in chosen])
     return (

@@ -9,11 +9,11 @@ from statistics import fmean, stdev
 
 from matplotlib.figure import Figure
 
-from .comparison import TITLES
-from .errors import InputError
-from .evaluation import half_interval
-from .figures import COLOURS, MARKS, chart
-from .records import read_json
+from ..errors import InputError
+from ..figures import chart
+from ..records import device_in_words, read_json
+from ..stats import ci95, paired_difference, verdict, worst_decile
+from ..styles import COLOURS, MARKS, TITLES
 from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS
 
 # Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
@@ -66,7 +66,7 @@ def _percent(mean: float, half: float | None, digits: int = 2) -> str:
 def _over_seeds(records: list[dict], name: str, tasks: int | None = None) -> tuple[float, float]:
     """Mean over tasks and seeds, and its half interval over the tasks."""
     by_task = [fmean(values) for values in zip(*(record[name][:tasks] for record in records))]
-    return fmean(by_task), half_interval(by_task)
+    return fmean(by_task), ci95(by_task)
 
 
 def _title(name: str) -> str:
@@ -78,8 +78,8 @@ def _title(name: str) -> str:
 def rows(cells: dict) -> list[list[str]]:
     """The table as rows of text, the heading first: each setting and algorithm, published beside ours."""
     heading = [
-        "setting", "algorithm", "published (%)", "ours (%)", "difference (points)", f"first {PAPER_TASKS} tasks (%)",
-        "one query at a time (%)", "five models (%)", "training",
+        "setting", "algorithm", "published (%)", "ours (%)", "difference (% points)", f"first {PAPER_TASKS} tasks (%)",
+        "non-transductive (%)", "ensemble of five (%)", "training",
     ]  # fmt: skip
     table = [heading]
     for setting in SETTINGS:
@@ -102,7 +102,7 @@ def rows(cells: dict) -> list[list[str]]:
             table.append([
                 setting, title, quoted, _percent(mean, half), difference,
                 _percent(*_over_seeds(records, "task_accuracies", PAPER_TASKS)),
-                _percent(*_over_seeds(records, "one_by_one_accuracies")),
+                _percent(*_over_seeds(records, "non_transductive_accuracies")),
                 _percent(*_over_seeds(records, "ensemble_accuracies")), _training(records),
             ])  # fmt: skip
     return table
@@ -110,9 +110,7 @@ def rows(cells: dict) -> list[list[str]]:
 
 def _training(records: list[dict]) -> str:
     """Budget, time and hardware of a cell's runs in a few words."""
-    plan, hardware = records[0]["plan"], records[0]["hardware"]
-    device = hardware["device"]
-    device = f"{hardware['threads']} CPU thread{'s' * (hardware['threads'] > 1)}" if device == "CPU" else device
+    plan, device = records[0]["plan"], device_in_words(records[0])
     minutes = fmean(record["training_seconds"] for record in records) / 60
     seeds = f", {len(records)} seeds" if len(records) > 1 else ""
     return f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {minutes:.0f} min on {device}{seeds}"
@@ -122,7 +120,7 @@ def stability_rows(cells: dict, setting: str) -> list[list[str]]:
     """How steady each algorithm is in one setting, the heading first: over tasks, over seeds, and when it takes two and
     four times the inner steps that it was trained with."""
     table = [[
-        "algorithm", "spread over tasks (points)", "worst tenth (%)", "spread over seeds (points)",
+        "algorithm", "std over tasks (% points)", "worst decile (%)", "std over seeds (% points)",
         "accuracy at K, 2K, 4K steps (%)", "tasks whose loss rises at a step (%)",
     ]]  # fmt: skip
     for (where, name), records in cells.items():
@@ -133,10 +131,9 @@ def stability_rows(cells: dict, setting: str) -> list[list[str]]:
         means = [record["test_accuracy"] for record in records]
         at = [fmean(part["accuracy_by_step"][trained * factor] for part in longer) for factor in (1, 2, 4)]
         rises = [100 * fmean(values) for values in zip(*(part["overshoot_by_step"][:trained] for part in longer))]
-        tenth = len(records[0]["task_accuracies"]) // 10 or 1
         table.append([
             _title(name), f"{100 * fmean(stdev(record['task_accuracies']) for record in records):.1f}",
-            f"{100 * fmean(fmean(sorted(record['task_accuracies'])[:tenth]) for record in records):.1f}",
+            f"{100 * fmean(worst_decile(record['task_accuracies']) for record in records):.1f}",
             f"{100 * stdev(means):.2f}" if len(means) > 1 else "one seed",
             ", ".join(f"{100 * value:.1f}" for value in at), ", ".join(f"{value:.0f}" for value in rises),
         ])  # fmt: skip
@@ -146,18 +143,17 @@ def stability_rows(cells: dict, setting: str) -> list[list[str]]:
 def paired_rows(cells: dict, setting: str) -> list[list[str]]:
     """How far apart the algorithms of one setting are on the same test tasks, the heading first: each pair with the
     95% interval of the mean difference over the tasks. Runs whose test tasks differ are not compared."""
-    table = [["on the same tasks", "points more, 95% interval over tasks"]]
+    table = [["on the same tasks", "% points more, 95% CI over tasks"]]
     named = [(name, records) for (where, name), records in cells.items() if where == setting]
     for one, other in combinations(named, 2):
         if not _same_test(one[1][0]["plan"], other[1][0]["plan"]):
             continue
-        by_task = [[fmean(values) for values in zip(*(r["task_accuracies"] for r in records))]
+        by_task = [[[fmean(values) for values in zip(*(r["task_accuracies"] for r in records))]]
                    for _, records in (one, other)]  # fmt: skip
-        differences = [a - b for a, b in zip(*by_task)]
-        first, second = (one, other) if fmean(differences) >= 0 else (other, one)
-        mean, half = 100 * abs(fmean(differences)), 100 * half_interval(differences)
-        verdict = "clearly" if mean > half else "not clearly"
-        table.append([f"{_title(first[0])} than {_title(second[0])}", f"{mean:.2f} ± {half:.2f}, {verdict}"])
+        mean, half = (100 * value for value in paired_difference(*by_task))
+        first, second = (one, other) if mean >= 0 else (other, one)
+        clearly = "clearly" if verdict(abs(mean), half) == "held" else "undecided"
+        table.append([f"{_title(first[0])} than {_title(second[0])}", f"{abs(mean):.2f} ± {half:.2f}, {clearly}"])
     return table
 
 
@@ -191,12 +187,6 @@ def budget_rows(cells: dict, setting: str, minutes=(1, 10, 60)) -> list[list[str
             row.append(f"{100 * fmean(values[0] for values in reached):.1f}" if known else NOT_MEASURED)
         table.append([*row, _training(records)])
     return table
-
-
-def markdown(table: list[list[str]]) -> str:
-    """Rows of text, the heading first, as a Markdown table."""
-    heading, *body = table
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *body])
 
 
 def papers_figure(cells: dict) -> Figure:

@@ -7,12 +7,8 @@ resumed equals one that was not, bit for bit.
 
 from __future__ import annotations
 
-import errno
-import io
-import itertools
 import math
 import operator
-import os
 import signal
 import threading
 import time
@@ -25,15 +21,22 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import capture as graphs
-from .algorithms import MAML, learner
+from ..engine.inspection import normalisation_parameters
+from ..errors import InputError, check_number
+from ..evaluation import evaluate
+from ..learner import MAML, learner
+from ..settings import Settings
+from . import steppers
+from .checkpoints import (
+    CHECKPOINT_FORMAT,
+    check_plain,
+    check_writable,
+    load_checkpoint,
+    load_parameters,
+    save_atomically,
+)
 from .distributed import Ranks
-from .errors import InputError, check_number
-from .evaluation import evaluate
-from .inspection import normalisation_parameters
-from .tasks import check_batch
 
-CHECKPOINT_FORMAT = 1
 FETCH_EVERY_ON_GPU = 20  # reading a loss makes the CPU wait for the GPU, so losses are read in groups
 
 
@@ -114,7 +117,7 @@ def train(
     numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
     numbers |= {} if validate_every is None else {"validate_every": validate_every}
     for name, number in numbers.items():
-        check_number(name, number, at_least=1, whole=True)
+        check_number(name, number, at_least=1, integer=True)
     iterations = int(iterations)  # a checkpoint takes no numpy numbers
     validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
     if resume and checkpoint is None:
@@ -128,19 +131,22 @@ def train(
     if ranks.rank > 0:
         validation, each_iteration, progress = None, None, False
     run = _Run(maml, iterations, checkpoint, config, ranks)
-    run.capture(tasks, capture)
-    state = ranks.from_first(lambda: load_checkpoint(run.checkpoint) if resume and run.checkpoint.exists() else None)
-    if state is not None:
-        run.restore(state)
-    ranks.same_everywhere(maml.state_dict().values())
+    recording = steppers.can_record(maml, tasks, ranks, capture)
+    optimizer = run.optimizer = steppers.adam(maml, capturable=recording)
+    run.resume(resume)
+    if recording:
+        stepper = steppers.RecordedStepper(maml, optimizer, tasks)
+    else:
+        stepper = steppers.EagerStepper(maml, optimizer, tasks, ranks, start=run.done)
     bar = tqdm(
         total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name, unit="batch"
     )
     with bar, _stop_on_interrupt() as interrupted:
-        # A recorded step draws its batches itself.
-        batches = itertools.repeat(None) if run.captured_tasks else _batches(tasks, run.done, run.device)
-        for batch in itertools.islice(batches, iterations - run.done):
-            number_of_tasks = run.step(batch, epoch=run.done * epochs // iterations)
+        while run.done < iterations:
+            began = time.perf_counter()
+            stepper = stepper.prepared(epoch=run.done * epochs // iterations, iteration=run.done)
+            loss, accuracy, number_of_tasks = stepper.step(outer_lr_at(maml, run.done, iterations))
+            run.note(loss, accuracy, time.perf_counter() - began)
             _show(bar, run.history, number_of_tasks)
             if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
                 measured = evaluate(maml, validation, validation_tasks, validation_steps, only_last=True)
@@ -203,8 +209,8 @@ def train_maml(
     return model, maml, history.losses
 
 
-def outer_rate(maml: MAML, iteration: int, iterations: int) -> float:
-    """Adam's rate at an iteration: constant, or along a cosine from `outer_lr` to a hundredth of it."""
+def outer_lr_at(maml: MAML, iteration: int, iterations: int) -> float:
+    """Adam's learning rate at an iteration: constant, or along a cosine from `outer_lr` to a hundredth of it (CA)."""
     highest = maml.settings.outer_lr
     if not maml.settings.cosine:
         return highest
@@ -213,70 +219,24 @@ def outer_rate(maml: MAML, iteration: int, iterations: int) -> float:
 
 
 class _Run:
-    """Everything that changes while training, with the file it is kept in."""
+    """The history and the checkpoint file of a run."""
 
     def __init__(self, maml: MAML, iterations: int, checkpoint, config, ranks: Ranks):
         self.maml, self.iterations, self.config, self.ranks = maml, iterations, config or {}, ranks
-        self.parameters = maml.meta_parameters()
-        self.device = next(iter(self.parameters.values())).device
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=maml.settings.outer_lr)
-        self.history, self.done, self.unread = History(), 0, []
-        self.captured_tasks = self.recorded = None  # where steps are recorded: their tasks, and the current recording
+        self.optimizer, self.history, self.done, self.unread = None, History(), 0, []
+        self.on_cpu = next(maml.parameters()).device.type == "cpu"
         self.checkpoint, self.saved = None if checkpoint is None else Path(checkpoint), False
         if self.checkpoint is not None and ranks.rank == 0:
-            _check_writable(self.checkpoint)
-            _check_plain(self.config)
+            check_writable(self.checkpoint)
+            check_plain(self.config)
 
-    def capture(self, tasks, wanted: bool | None) -> None:
-        """Record steps from now on, if that is wanted and possible."""
-        several = "several processes share the tasks" if self.ranks.size > 1 else None
-        why_not = several or graphs.why_not(self.maml, tasks, self.device)
-        if wanted and why_not:
-            raise InputError(f"capture is True, but {why_not}: leave it out to train without a CUDA graph.")
-        if why_not is None and wanted is not False:
-            self.captured_tasks, self.optimizer = tasks, graphs.adam(self.maml)
-        elif self.device.type == "cuda" and wanted is None and self.ranks.rank == 0:
-            tqdm.write(f"Training without a CUDA graph: {why_not}.")
-
-    def step(self, batch, epoch: int) -> int:
-        """One iteration: meta-gradients, Adam. Returns the number of tasks."""
-        began = time.perf_counter()
-        rate = outer_rate(self.maml, self.done, self.iterations)
-        if self.captured_tasks:
-            self._record(epoch)
-        if self.captured_tasks:
-            loss, accuracy = self.recorded(rate)
-            number_of_tasks = self.recorded.number_of_tasks
-            self._note(loss, accuracy)
-        else:
-            batch = self.tasks.batch(self.done) if batch is None else batch
-            number_of_tasks = len(batch[0])
-            loss, accuracy, gradients = self.ranks.meta_step(batch, lambda share: self.maml.meta_step(share, epoch))
-            self._note(loss, accuracy)
-            graphs.set_rate(self.optimizer, rate)
-            for name, parameter in self.parameters.items():
-                parameter.grad = gradients[name]
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        self.done += 1
-        self.history.seconds += time.perf_counter() - began
-        return number_of_tasks
-
-    def _record(self, epoch: int) -> None:
-        """Have a recording of this kind of step; where that fails, say so and go on without."""
-        if self.recorded is not None and self.recorded.kind == graphs.kind_of_epoch(self.maml, epoch):
-            return
-        try:
-            self.recorded = None  # its memory is the next one's
-            self.recorded = graphs.CapturedStep(self.maml, self.optimizer, self.captured_tasks, epoch, self.done)
-        except RuntimeError as error:
-            tqdm.write(f"Training without a CUDA graph: the step cannot be recorded ({str(error).splitlines()[0]}).")
-            self.tasks, self.captured_tasks = self.captured_tasks, None
-
-    def _note(self, loss, accuracy) -> None:
+    def note(self, loss, accuracy, seconds: float) -> None:
+        """An iteration is done."""
         self.unread.append((loss, accuracy))
-        if self.device.type == "cpu" or len(self.unread) == FETCH_EVERY_ON_GPU:
+        if self.on_cpu or len(self.unread) == FETCH_EVERY_ON_GPU:
             self._read_losses()
+        self.done += 1
+        self.history.seconds += seconds
 
     def _read_losses(self) -> None:
         for loss, accuracy in self.unread:
@@ -298,14 +258,14 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint; a state with a value that is not finite never replaces a good one."""
         self._read_losses()
-        unbounded = [name for name, p in self.parameters.items() if not torch.isfinite(p).all()]
+        unbounded = [name for name, p in self.maml.named_parameters() if not torch.isfinite(p).all()]
         if unbounded:
-            self._raise_diverged(self.done, f"meta-parameter {unbounded[0]} is not finite")
+            self._raise_diverged(self.done, f"meta-parameter {unbounded[0].removeprefix('model.')} is not finite")
         if self.checkpoint is None:
             return
         state = {
             "format": CHECKPOINT_FORMAT,
-            "settings": asdict(self.maml.settings),
+            "settings": self.maml.settings.to_record(),
             "config": self.config,
             "maml": self.maml.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -318,14 +278,21 @@ class _Run:
             save_atomically(state, self.checkpoint)
         self.saved = True
 
-    def restore(self, state: dict) -> None:
-        """Go on from what the checkpoint holds."""
-        mine, theirs = asdict(self.maml.settings), state["settings"]
-        different = [name for name in mine if mine[name] != theirs.get(name)]
+    def resume(self, wanted: bool) -> None:
+        """Go on from the checkpoint if that is wanted and there is one; all ranks begin with the same."""
+        read = lambda: load_checkpoint(self.checkpoint) if wanted and self.checkpoint.exists() else None  # noqa: E731
+        state = self.ranks.from_first(read)
+        if state is not None:
+            self._restore(state)
+        self.ranks.same_everywhere(self.maml.state_dict().values())
+
+    def _restore(self, state: dict) -> None:
+        mine, theirs = self.maml.settings.to_record(), Settings.from_record(state["settings"]).to_record()
+        different = [name for name in mine if mine[name] != theirs[name]]
         if different:
             name = different[0]
             raise InputError(
-                f"{self.checkpoint} was trained with {name}={theirs.get(name)!r}, but now {name} is {mine[name]!r}: "
+                f"{self.checkpoint} was trained with {name}={theirs[name]!r}, but now {name} is {mine[name]!r}: "
                 "resume with the same settings, or train to another file."
             )
         if state["done"] > self.iterations:
@@ -334,7 +301,7 @@ class _Run:
                 f"it must be at least {state['done']}."
             )
         load_parameters(self.maml, state, self.checkpoint)
-        graphs.load_adam(self.optimizer, state["optimizer"])
+        steppers.load_adam(self.optimizer, state["optimizer"])
         torch.set_rng_state(state["random_state"])
         self.history, self.done, self.saved = History(**state["history"]), state["done"], True
         self.history.finished = False
@@ -343,110 +310,6 @@ class _Run:
                 f"{self.checkpoint} was a run of {state['iterations']} iterations, now of {self.iterations}: "
                 "schedules follow the new length."
             )
-
-
-def save_atomically(state: dict, path: Path) -> None:
-    """Write a file so that at every moment, a crash included, `path` is the old file or the new one, whole.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    content = io.BytesIO()  # torch.save hides what is wrong with a file that it writes to
-    torch.save(state, content)
-    temporary = _temporary(path)
-    with _naming(path):
-        with open(temporary, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
-def load_checkpoint(path: str | Path) -> dict:
-    """The content of a checkpoint file, loaded without running code from it.
-
-    Raises:
-        InputError: the file does not exist or is not a readable checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint file {path}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways, none of which says so
-        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}).") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is not a checkpoint of this version of mamlcourse.")
-    return state
-
-
-def load_parameters(maml: MAML, state: dict, path) -> None:
-    """Put a checkpoint's meta-parameters into `maml`.
-
-    Raises:
-        InputError: they belong to another model.
-    """
-    # load_state_dict would load what fits before it complains about the rest.
-    here, there = maml.state_dict(), state["maml"]
-    for name in [*here, *(name for name in there if name not in here)]:
-        mine, theirs = (f"{v[name].dtype} {tuple(v[name].shape)}" if name in v else "nothing" for v in (here, there))
-        if mine != theirs:
-            raise InputError(f"{path} belongs to another model: for {name} it holds {theirs}, but this one has {mine}.")
-    maml.load_state_dict(there)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
-
-
-@contextmanager
-def _naming(path: Path):
-    """Turn what the system says when a file cannot be written into one sentence that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}.") from error
-
-
-def _check_writable(path: Path) -> None:
-    with _naming(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _temporary(path).touch()
-        _temporary(path).unlink()
-
-
-def _check_plain(config: dict) -> None:
-    """Raise `InputError` unless a checkpoint with this config could be read again."""
-    content = io.BytesIO()
-    try:
-        torch.save(config, content)
-        content.seek(0)
-        torch.load(content, weights_only=True)
-    except Exception as error:  # pickle raises many kinds
-        raise InputError(f"config is {config!r}, but must hold plain values: numbers, strings, lists.") from error
-
-
-def _batches(tasks, start: int, device):
-    """Batches from number `start` on, without end, on the device."""
-    if hasattr(tasks, "batch"):
-        yield from (tasks.batch(index).to(device) for index in itertools.count(start))
-    # A DataLoader draws random numbers when it begins; those of the batches that are skipped were drawn long ago.
-    random_state = torch.get_rng_state()
-    skipped = 0
-    while True:
-        empty = True
-        for batch in tasks:
-            empty = False
-            if skipped < start:
-                skipped += 1
-                if skipped == start:
-                    torch.set_rng_state(random_state)
-                continue
-            yield check_batch(batch).to(device)
-        if empty:
-            raise InputError("The task loader has no batches (any more), but must give at least one each time.")
 
 
 def _show(bar, history: History, tasks: int) -> None:

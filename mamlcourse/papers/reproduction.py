@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from .algorithms import MAML, learner
-from .errors import InputError, check_choice, check_number
-from .evaluation import evaluate
-from .pretrained import save_weights
-from .problems import Problem, choose_device
-from .records import provenance, read_json, write_json
-from .settings import Settings, recipe
-from .tasks import CharacterTasks
-from .training import load_checkpoint, train
+from ..errors import InputError, check_choice, check_number
+from ..evaluation import evaluate
+from ..learner import MAML, learner
+from ..meta_params import with_current_names
+from ..pretrained import save_weights
+from ..problems import Problem, choose_device
+from ..records import device_in_words, provenance, read_json, write_json
+from ..settings import Settings, recipe
+from ..stats import worst_decile
+from ..tasks import CharacterTasks
+from ..training import load_checkpoint, train
 
 SETTINGS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}  # (ways, shots)
 PROTOCOLS = ("finn", "maml++")
-ALGORITHMS = ("maml", "fomaml", "maml++", "fomaml++", "reptile", "anil")
+ALGORITHMS = ("maml", "fomaml", "maml++", "fomaml++", "reptile", "anil", "protonet", "protomaml")
 KEPT = 5  # best checkpoints by validation, for the ensemble of Antoniou et al. 2019
 PAPER_TASKS = 600  # test tasks in the papers; the costlier ways of testing use these
 VALIDATIONS = 50
@@ -39,7 +41,7 @@ class Plan:
         problem: characters, episodes and network of training.
         settings: the algorithm.
         iterations, tasks_per_batch: meta-batches, and tasks in each.
-        test_steps, test_queries: adaptation steps and query drawings per class in validation and testing.
+        test_steps, test_queries: adaptation steps and queries per class in validation and testing.
         validation_tasks, test_tasks: how many tasks are drawn from the validation and the test classes.
     """
 
@@ -68,12 +70,7 @@ class Plan:
 
     def describe(self) -> dict:
         """Its plain values."""
-        return asdict(self) | {"problem": self.problem.describe(), "settings": plain_settings(self.settings)}
-
-
-def plain_settings(settings: Settings) -> dict:
-    """Settings as JSON gives them back."""
-    return asdict(settings) | {"adapt": list(settings.adapt)}
+        return asdict(self) | {"problem": self.problem.describe(), "settings": self.settings.to_record()}
 
 
 def own_protocol(algorithm: str) -> str:
@@ -87,10 +84,10 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The plan of a run.
 
-    "finn" is the protocol of Finn et al. 2017 as their code has it: 1100/100/423 classes at random, each turned by
-    quarter turns in training and in testing, strided Conv4, as many queries as shots, Adam at 0.001, 60,000
+    "finn" is the protocol of Finn et al. 2017 as their code has it: 1100/100/423 classes at random, each rotated by
+    multiples of 90 degrees in training and in testing, strided Conv4, as many queries as shots, Adam at 0.001, 60,000
     iterations; 5-way 1 inner step, 20-way 5, at 2.0 under a mean loss (their 0.4 and 0.1 are of a sum divided by the
-    shots). "maml++" is the configuration that Antoniou et al. 2019 published: 1150/50/423, turned in training alone,
+    shots). "maml++" is the configuration that Antoniou et al. 2019 published: 1150/50/423, rotated in training alone,
     max-pooled Conv4, one query, 5 steps at 0.1, 8 tasks, 50,000 iterations, Adam from 0.001 along a cosine. What
     differs from them: ReLU for their leaky ReLU, and ink is 1.
 
@@ -113,24 +110,28 @@ def plan(
     ways, shots = SETTINGS[setting]
     base = Problem("omniglot", split="random", ways=ways, shots=shots, filters=64, root=root)
     if protocol == "finn":
-        base = replace(base, validation=100, queries=shots, reduction="stride", test_rotations=True)
-        steps, test_steps, rate = (1, 3, 2.0) if ways == 5 else (5, 5, 2.0)
-        settings = recipe(algorithm, inner_steps=steps, inner_lr=rate, outer_lr=1e-3)
+        base = replace(base, validation=100, queries=shots, downsampling="stride", test_rotations=True)
+        steps, test_steps, inner_lr = (1, 3, 2.0) if ways == 5 else (5, 5, 2.0)
+        steps = 0 if algorithm == "protonet" else steps
+        settings = recipe(algorithm, inner_steps=steps, inner_lr=inner_lr, outer_lr=1e-3)
         batch = 32 if ways == 5 else 16
         run = Plan(setting, algorithm, seed, protocol, base, settings, 60_000, batch, test_steps, shots)
     else:
         base = replace(base, validation=50, queries=1)
-        settings = recipe(algorithm, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, cosine=True)
+        steps = 0 if algorithm == "protonet" else 5
+        settings = recipe(algorithm, inner_steps=steps, inner_lr=0.1, outer_lr=1e-3, cosine=True)
         run = Plan(setting, algorithm, seed, protocol, base, settings, 50_000, 8, test_steps=5, test_queries=1)
     if algorithm == "reptile":
-        # Nichol et al. 2018, table 4 trains on 10 drawings of each class, in 5-way tasks 5 at a time. Here: the shots
+        # Nichol et al. 2018, table 4 trains on 10 examples of each class, in 5-way tasks 5 at a time. Here: the shots
         # and the rest as queries, all in each step, at a rate that fits plain inner gradient steps.
         settings = replace(run.settings, inner_steps=5, inner_lr=0.1)
         run = replace(run, problem=replace(run.problem, queries=10 - shots), settings=settings, test_steps=10)
+    if algorithm == "protonet":
+        run = replace(run, test_steps=0)
     given = dict(iterations=iterations, test_tasks=test_tasks, validation_tasks=validation_tasks)
     for name, value in given.items():
         if value is not None:
-            check_number(name, value, at_least=2, whole=True)
+            check_number(name, value, at_least=2, integer=True)
             run = replace(run, **{name: int(value)})
     return replace(run, problem=replace(run.problem, **problem))
 
@@ -166,6 +167,7 @@ def reproduce(
     kept = {"plan": run.describe(), "curve": [], "best": [], "slices": []}
     if checkpoint.exists():
         kept = load_checkpoint(checkpoint)["config"]
+        kept["best"] = [model | {"weights": with_current_names(model["weights"])} for model in kept["best"]]
         _check_same_plan(kept["plan"], run, checkpoint)
     before = sum(part["seconds"] for part in kept["slices"])
     kept["slices"].append({**provenance(device), "backend": maml.backend, "seconds": 0.0, "until_iteration": 0})
@@ -231,17 +233,15 @@ def _test(run: Plan, maml: MAML, best: list[dict], device) -> dict:
         "validation_accuracy": best[0]["validation_accuracy"],
         "test_accuracy": fmean(_rounded(single.per_task)),
         "task_accuracies": _rounded(single.per_task),
-        "one_by_one_accuracies": _rounded(alone.per_task),
+        "non_transductive_accuracies": _rounded(alone.per_task),
         "ensemble_iterations": [model["iteration"] for model in best],
         "ensemble_accuracies": _rounded(ensemble_accuracies(maml, best, tasks, few, run.test_steps)),
         "longer": {
             "steps": 4 * run.settings.inner_steps,
             "accuracy_by_step": _rounded(longer.by_step),
             "loss_by_step": _rounded(longer.loss_by_step),
-            "worst_decile_by_step": [
-                round(fmean(sorted(column)[: max(len(column) // 10, 1)]), 5) for column in longer.accuracies.T.tolist()
-            ],
-            "overshoot_by_step": _rounded((longer.losses[:, 1:] > longer.losses[:, :-1]).float().mean(0).tolist()),
+            "worst_decile_by_step": _rounded(map(worst_decile, longer.accuracies.T.tolist())),
+            "overshoot_by_step": _rounded(longer.rises.float().mean(0).tolist()),
         },
     }
 
@@ -274,17 +274,17 @@ def expected_time(run: Plan, results: str | Path) -> str:
     for path in sorted(Path(results).glob(f"{run.setting}-{run.algorithm}-*.json")):
         record = read_json(path)
         like = record["plan"]
-        if like["problem"] == run.problem.describe() and like["settings"] == plain_settings(run.settings):
+        if like["problem"] == run.problem.describe() and Settings.from_record(like["settings"]) == run.settings:
             per_task = record["training_seconds"] / (like["iterations"] * like["tasks_per_batch"])
             hours = per_task * run.iterations * run.tasks_per_batch / 3600
-            where = record["hardware"]["device"]
-            where = f"{record['hardware']['threads']} CPU threads" if where == "CPU" else where
-            return f"{hours:.1f} hours on {where}" if hours >= 1 else f"{60 * hours:.0f} minutes on {where}"
+            time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+            return f"{time} on {device_in_words(record)}"
     return "not measured"
 
 
 def _check_same_plan(theirs: dict, run: Plan, path: Path) -> None:
     mine = run.describe()
+    theirs = theirs | {"settings": Settings.from_record(theirs["settings"]).to_record()}
     for name in mine:
         if theirs.get(name) != mine[name]:
             raise InputError(

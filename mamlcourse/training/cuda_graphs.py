@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .algorithms import MAML
+from ..learner import MAML
 
 WARM_UP = 3  # steps before recording, so that libraries choose their kernels and allocate their workspaces
 
@@ -25,40 +25,12 @@ def why_not(maml: MAML, tasks, device: torch.device) -> str | None:
     return None
 
 
-def adam(maml: MAML) -> torch.optim.Adam:
-    """An Adam whose step can be recorded: its rate and its step count are tensors on the GPU."""
-    parameters = list(maml.meta_parameters().values())
-    rate = torch.tensor(maml.settings.outer_lr, device=parameters[0].device)
-    return torch.optim.Adam(parameters, lr=rate, capturable=True)
-
-
-def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
-    """Set Adam's rate, where it is a tensor in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
-    """Load Adam's state, which may come from the other kind of run: with a graph or without."""
-    kinds = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, kind in zip(optimizer.param_groups, kinds):
-        group |= kind
-        for parameter in group["params"]:
-            moments = optimizer.state[parameter]
-            if moments:
-                moments["step"] = moments["step"].to(parameter.device if kind["capturable"] else "cpu")
-
-
 class CapturedStep:
     """A training step of one kind of epoch, recorded. Recording changes no parameter.
 
     Args:
         maml: the meta-learner, on the GPU; it is trained in place.
-        optimizer: from `adam`.
+        optimizer: from `steppers.adam`, capturable.
         tasks: a task family on the same GPU.
         epoch: decides the derivative order and the loss weights, which are part of the recording.
         index: number of the next batch.
@@ -69,17 +41,16 @@ class CapturedStep:
 
     def __init__(self, maml: MAML, optimizer: torch.optim.Adam, tasks, epoch: int, index: int):
         self.kind = kind_of_epoch(maml, epoch)
-        self.optimizer = optimizer
         self.index = torch.tensor(index, device=optimizer.param_groups[0]["lr"].device)
-        parameters = maml.meta_parameters()
+        parameters = maml.meta_params().tensors()
         _begin(optimizer)
 
         def gradients():
             batch = tasks.batch(self.index)
             self.number_of_tasks = len(batch.support_x)
-            loss, accuracy, found = maml.meta_step(batch, epoch)
-            for name, parameter in parameters.items():
-                parameter.grad = found[name]
+            loss, accuracy, found = maml.meta_gradients(batch, epoch)
+            for parameter, gradient in zip(parameters, found.tensors()):
+                parameter.grad = gradient
             return loss, accuracy
 
         aside = torch.cuda.Stream()
@@ -94,9 +65,8 @@ class CapturedStep:
             optimizer.step()
             self.index.add_(1)
 
-    def __call__(self, rate: float) -> tuple[Tensor, Tensor | None]:
-        """Take the step at this outer rate: (meta-loss, query accuracy), on the GPU."""
-        set_rate(self.optimizer, rate)
+    def replay(self) -> tuple[Tensor, Tensor | None]:
+        """Take the step: (meta-loss, query accuracy), on the GPU."""
         self.graph.replay()
         # The next replay writes over these.
         return self.loss.clone(), None if self.accuracy is None else self.accuracy.clone()
@@ -112,11 +82,11 @@ def _begin(optimizer: torch.optim.Adam) -> None:
     group = optimizer.param_groups[0]
     if optimizer.state:
         return
-    rate = group["lr"].clone()
+    lr = group["lr"].clone()
     group["lr"].zero_()
     for parameter in group["params"]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    group["lr"].copy_(rate)
+    group["lr"].copy_(lr)
     for state in optimizer.state.values():
         state["step"].zero_()

@@ -1,0 +1,33 @@
+"""A meta-gradient in the memory of one inner step: each is recomputed when its turn comes in the backward pass."""
+
+from __future__ import annotations
+
+import torch
+
+from .autodiff import added, detached, zeros_like
+
+
+def recomputed(inner, meta, task, order: int, weights):
+    """(loss, query outputs, gradients) of `InnerLoop.meta_loss`, as differentiating it whole would give them.
+
+    Walking back from the last step, v = ∂loss/∂θ'_k is multiplied by the transposed Jacobian of one step, I - αH,
+    whose graph is the only one alive: memory for one step, whatever their number.
+    """
+    vjp, support, query = inner.autodiff.vjp, (task.support_x, task.support_y), (task.query_x, task.query_y)
+    # The way there is the same for either order.
+    path = [detached(params) for params in inner.adapt(meta, *support, order=1, steps=len(weights) - 1)]
+    total, outputs, gradients, v = 0.0, None, zeros_like(meta), zeros_like(path[0])
+    for k in reversed(range(len(weights))):
+        if weights[k]:
+            loss, seen, pullback = vjp(lambda meta, params, k=k: inner.query_loss(meta, params, k, *query), meta, path[k])
+            outputs = seen if outputs is None else outputs
+            total = total + weights[k] * loss
+            to_meta, to_params = pullback(torch.full_like(loss, weights[k]))
+            gradients, v = added(gradients, to_meta), added(v, to_params)
+        if k > 0:
+            step = lambda meta, params, k=k: (inner.inner_step(meta, params, k - 1, *support, order), ())  # noqa: E731
+            _, _, pullback = vjp(step, meta, path[k - 1])
+            to_meta, v = pullback(v)
+            gradients = added(gradients, to_meta)
+    _, _, pullback = vjp(lambda meta: (inner.initial(meta, *support), ()), meta)
+    return total, outputs, added(gradients, pullback(v)[0])

@@ -1,0 +1,3 @@
+"""Looking at adaptation: widgets, their figures, and the loss landscape."""
+
+from .widgets import SinusoidExplorer, TrainingMonitor, TrajectoryExplorer

@@ -1,0 +1,1 @@
+"""The papers' Omniglot runs (`reproduction`), and their table beside ours (`tables`)."""

@@ -1,0 +1,21 @@
+"""How algorithms are written and drawn: one title, one colour and one mark for each, in the whole course."""
+
+TITLES = {
+    "maml": "MAML", "fomaml": "FOMAML", "maml++": "MAML++", "fomaml++": "FOMAML++", "anil": "ANIL",
+    "reptile": "Reptile", "meta-sgd": "Meta-SGD", "protonet": "ProtoNet", "protomaml": "ProtoMAML",
+}  # fmt: skip
+
+# The colour-blind-safe palette of Okabe and Ito; where it ends, a grey and a brown that differ in lightness too.
+COLOURS = {
+    "maml": "#0072B2", "fomaml": "#E69F00", "maml++": "#009E73", "fomaml++": "#CC79A7", "anil": "#56B4E9",
+    "reptile": "#D55E00", "meta-sgd": "#4D4D4D", "protonet": "#8C8C8C", "protomaml": "#7A3E00",
+}  # fmt: skip
+MARKS = {
+    "maml": "o", "fomaml": "s", "maml++": "^", "fomaml++": "v", "anil": "D", "reptile": "P", "meta-sgd": "X",
+    "protonet": "*", "protomaml": "h",
+}  # fmt: skip
+
+
+def title_of(name: str) -> str:
+    """How a recipe is written in text and figures; other names as they are."""
+    return TITLES.get(name, name)
