@@ -43,7 +43,7 @@ gpu-results:
 
 # Draw the built-in characters anew (the packed file is committed).
 glyphs: .venv/ready
-	$(BIN)/python -c "from mamlcourse.data import glyphs; glyphs.main()"
+	$(BIN)/python tools/draw_glyphs.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,4 +1,5 @@
-"""Which part of MAML++ does what, and what FOMAML does with more tasks or a higher rate: the same budget, paired.
+"""Which part of MAML++ does what, and what FOMAML does with more tasks or a higher outer learning rate: the same
+budget, paired.
 
     MAMLCOURSE_DATA=FOLDER python benchmarks/ablation.py parts results/ablation.json
     MAMLCOURSE_DATA=FOLDER python benchmarks/ablation.py first-order results/first-order.json
@@ -18,7 +19,8 @@ from mamlcourse.problems import Problem
 from mamlcourse.records import write_json
 from mamlcourse.settings import recipe
 
-# Each part of MAML++, as (what switches it on, what switches it off).
+# Each part of MAML++, as (what switches it on, what switches it off). Results and notebooks know them by these names;
+# "learned rates" are learned learning rates (LSLR).
 PARTS = {
     "multi-step loss": (dict(multi_step_loss="annealed"), dict(multi_step_loss="final")),
     "learned rates": (dict(learned_lr="parameter_step"), dict(learned_lr="none")),
@@ -30,23 +32,23 @@ ORDER_ANNEALING = dict(first_order_epochs=50)
 TRAIN_TASKS = 200
 
 
-def parts(**rates):
+def parts(**lrs):
     """MAML with each part added, MAML++ with each part removed."""
-    settings = {"maml": recipe("maml", **rates)}
-    settings |= {f"maml + {part}": recipe("maml", **on, **rates) for part, (on, _) in PARTS.items()}
-    settings["maml + uniform multi-step loss"] = recipe("maml", multi_step_loss="uniform", **rates)
-    settings["maml + order annealing"] = recipe("maml", **ORDER_ANNEALING, **rates)
-    settings["maml++"] = recipe("maml++", **rates)
-    settings |= {f"maml++ - {part}": recipe("maml++", **off, **rates) for part, (_, off) in PARTS.items()}
-    settings["maml++ + order annealing"] = recipe("maml++", **ORDER_ANNEALING, **rates)
-    settings |= {name: recipe(name, **rates) for name in ("fomaml", "fomaml++")}
+    settings = {"maml": recipe("maml", **lrs)}
+    settings |= {f"maml + {part}": recipe("maml", **on, **lrs) for part, (on, _) in PARTS.items()}
+    settings["maml + uniform multi-step loss"] = recipe("maml", multi_step_loss="uniform", **lrs)
+    settings["maml + order annealing"] = recipe("maml", **ORDER_ANNEALING, **lrs)
+    settings["maml++"] = recipe("maml++", **lrs)
+    settings |= {f"maml++ - {part}": recipe("maml++", **off, **lrs) for part, (_, off) in PARTS.items()}
+    settings["maml++ + order annealing"] = recipe("maml++", **ORDER_ANNEALING, **lrs)
+    settings |= {name: recipe(name, **lrs) for name in ("fomaml", "fomaml++")}
     return settings, TRAIN_TASKS
 
 
-def first_order(**rates):
-    """FOMAML with three times the tasks, and with one and a half times the outer rate."""
-    higher = rates | {"outer_lr": 1.5 * recipe("maml", **rates).outer_lr}
-    settings = {name: recipe(name, **rates) for name in ("maml", "fomaml")}
+def first_order(**lrs):
+    """FOMAML with three times the tasks, and with one and a half times the outer learning rate."""
+    higher = lrs | {"outer_lr": 1.5 * recipe("maml", **lrs).outer_lr}
+    settings = {name: recipe(name, **lrs) for name in ("maml", "fomaml")}
     settings["fomaml, 3x tasks"] = settings["fomaml"]
     settings |= {f"{name}, outer rate x1.5": recipe(name, **higher) for name in ("maml", "fomaml")}
     return settings, dict.fromkeys(settings, TRAIN_TASKS) | {"fomaml, 3x tasks": 3 * TRAIN_TASKS}
@@ -62,8 +64,8 @@ def main(
 ):
     """Train and test all variants."""
     check_choice("The experiment", what, ("parts", "first-order"))
-    rates = dict(inner_lr=inner_lr, outer_lr=outer_lr)
-    settings, train_tasks = (parts if what == "parts" else first_order)(**rates)
+    lrs = dict(inner_lr=inner_lr, outer_lr=outer_lr)
+    settings, train_tasks = (parts if what == "parts" else first_order)(**lrs)
     problem = Problem("omniglot", validation=0, queries=5)
     compare_settings(
         settings, problem, train_tasks=train_tasks, eval_tasks=eval_tasks, seeds=range(seeds),

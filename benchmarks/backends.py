@@ -3,7 +3,8 @@
     python benchmarks/backends.py      # about 5 minutes on two cores: results/backends.json
 
 The loop, threads and vmap take turns on the same meta-gradients of Conv4; a ratio is the median over the rounds of
-(time of a backend / time of the loop). The limits in `acceleration.choose` were read off the table that this prints.
+(time of a backend / time of the loop). The limits in `mamlcourse.engine.backends` were read off the table that this
+prints.
 """
 
 import time

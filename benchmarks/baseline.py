@@ -2,9 +2,9 @@
 
     MAMLCOURSE_DATA=FOLDER python benchmarks/baseline.py results/baseline.json
 
-It sees as many drawings as 200 episodes of 5 x (1 + 15) hold, takes five gradient steps, and is tested on the tasks of
-results/omniglot-200-tasks.json, so that the two files can be compared task by task. Its inner rate is chosen on
-validation alphabets, as MAML's was (results/settings-search.json); then it trains on all background alphabets.
+It sees as many images as 200 episodes of 5 x (1 + 15) hold, takes five gradient steps, and is tested on the tasks of
+results/omniglot-200-tasks.json, so that the two files can be compared task by task. Its inner learning rate is chosen
+on validation alphabets, as MAML's was (results/settings-search.json); then it trains on all background alphabets.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from mamlcourse import MAML, Conv4, evaluate
 from mamlcourse.problems import Problem
 from mamlcourse.records import provenance, write_json
 
-DRAWINGS, BATCH, OUTER_RATE, RATES = 16_000, 64, 0.003, (0.01, 0.03, 0.1, 0.3, 1.0)
+IMAGES, BATCH, OUTER_LR, INNER_LRS = 16_000, 64, 0.003, (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def classifier(problem: Problem, seed: int):
@@ -25,9 +25,9 @@ def classifier(problem: Problem, seed: int):
     torch.manual_seed(seed)
     images = problem.parts.train.images.float()[:, :, None] / 255
     model = Conv4(len(images), problem.filters)
-    optimizer = torch.optim.Adam(model.parameters(), lr=OUTER_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=OUTER_LR)
     losses = []
-    for _ in range(DRAWINGS // BATCH):
+    for _ in range(IMAGES // BATCH):
         labels, writers = torch.randint(len(images), (BATCH,)), torch.randint(images.shape[1], (BATCH,))
         loss = cross_entropy(model(images[labels, writers]), labels)
         optimizer.zero_grad()
@@ -39,17 +39,17 @@ def classifier(problem: Problem, seed: int):
     return network, losses
 
 
-def score(network, rate: float, tasks, number: int):
+def score(network, inner_lr: float, tasks, number: int):
     """Five plain gradient steps from these weights on each task: what `MAML` does when it adapts."""
-    return evaluate(MAML(network, inner_lr=rate), tasks, number, only_last=True).per_task
+    return evaluate(MAML(network, inner_lr=inner_lr), tasks, number, only_last=True).per_task
 
 
 def main(path: Path, seeds: int = 3, eval_tasks: int = 600):
-    """Choose the rate, train and test."""
+    """Choose the inner learning rate, train and test."""
     problem = Problem("omniglot", validation=5)
     network, _ = classifier(problem, seed=0)
-    validation = {rate: score(network, rate, problem.tasks("validation", 10, 0), 200) for rate in RATES}
-    chosen = max(RATES, key=lambda rate: sum(validation[rate]))
+    validation = {lr: score(network, lr, problem.tasks("validation", 10, 0), 200) for lr in INNER_LRS}
+    chosen = max(INNER_LRS, key=lambda lr: sum(validation[lr]))
     problem, runs = Problem("omniglot", validation=0), []
     for seed in range(seeds):
         network, losses = classifier(problem, seed)
@@ -57,7 +57,7 @@ def main(path: Path, seeds: int = 3, eval_tasks: int = 600):
         runs.append({"seed": seed, "losses": losses, "task_accuracies": accuracies})
         print(seed, chosen, sum(accuracies) / eval_tasks, flush=True)
     record = {
-        "kind": "baseline", **provenance(), "problem": problem.describe(), "drawings": DRAWINGS,
+        "kind": "baseline", **provenance(), "problem": problem.describe(), "drawings": IMAGES,
         "validation": validation, "inner_lr": chosen, "eval_tasks": eval_tasks,
         "seeds": list(range(seeds)), "algorithms": {"classifier": {"runs": runs}},
     }  # fmt: skip

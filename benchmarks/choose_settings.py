@@ -21,7 +21,7 @@ ITERATIONS, TASKS_PER_BATCH, FILTERS = 50, 4, 32
 
 
 def candidates():
-    """Outer rate and schedule of each algorithm, and another inner rate; everything else as in its recipe."""
+    """Outer learning rate and its schedule for each algorithm, and another inner one; all else as in its recipe."""
     for algorithm, outer_lr, cosine in itertools.product(("maml", "fomaml", "maml++"), (0.003, 0.005), (True, False)):
         if cosine or algorithm != "maml++":  # cosine annealing is a part of MAML++
             yield dict(algorithm=algorithm, inner_lr=0.1, outer_lr=outer_lr, cosine=cosine)

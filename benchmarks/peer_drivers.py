@@ -33,7 +33,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-RATE = 0.4  # of the inner steps
+INNER_LR = 0.4
 
 
 def relative_error(found, expected):
@@ -71,8 +71,8 @@ def plain_loop(model, steps, order, forward=None):
             weights = theta
             for _ in range(steps):
                 loss = F.cross_entropy(forward(weights, support_x), support_y)
-                slopes = torch.autograd.grad(loss, weights, create_graph=order == 2)
-                weights = [w - RATE * slope for w, slope in zip(weights, slopes)]
+                grads = torch.autograd.grad(loss, weights, create_graph=order == 2)
+                weights = [w - INNER_LR * g for w, g in zip(weights, grads)]
             loss = F.cross_entropy(forward(weights, query_x), query_y)
             gradients.append(torch.autograd.grad(loss, theta))
             losses.append(loss.detach())
@@ -87,10 +87,10 @@ def textbook(model, steps, order):
 
     def forward(weights, x):
         *blocks, head, bias = weights
-        for kernel, offset, gain, shift in zip(*[iter(blocks)] * 4):
+        for kernel, offset, gamma, beta in zip(*[iter(blocks)] * 4):
             x = F.conv2d(x, kernel, offset, stride=1 if pooled else 2, padding=1)
             mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
-            x = (x - mean) / (variance + 1e-5).sqrt() * gain.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+            x = (x - mean) / (variance + 1e-5).sqrt() * gamma.view(1, -1, 1, 1) + beta.view(1, -1, 1, 1)
             x = F.max_pool2d(x.relu(), 2) if pooled else x.relu()
         return x.mean((2, 3)) @ head.T + bias
 
@@ -107,9 +107,9 @@ def vmapped_example(model, steps, order):
         weights = parameters
         for _ in range(steps):
             at = detached(weights) if order == 1 else weights
-            slopes = torch.func.grad(loss_of)(at, support_x, support_y)
-            slopes = detached(slopes) if order == 1 else slopes
-            weights = {name: w - RATE * slopes[name] for name, w in weights.items()}
+            grads = torch.func.grad(loss_of)(at, support_x, support_y)
+            grads = detached(grads) if order == 1 else grads
+            weights = {name: w - INNER_LR * grads[name] for name, w in weights.items()}
         return loss_of(weights, query_x, query_y)
 
     def detached(tensors):
@@ -117,8 +117,8 @@ def vmapped_example(model, steps, order):
 
     def meta_gradients(batch):
         loss = torch.func.vmap(task_loss)(*batch).mean()
-        slopes = torch.autograd.grad(loss, list(parameters.values()))
-        return loss.detach(), dict(zip(parameters, slopes))
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        return loss.detach(), dict(zip(parameters, gradients))
 
     return meta_gradients
 
@@ -126,7 +126,7 @@ def vmapped_example(model, steps, order):
 def by_higher(model, steps, order):
     import higher
 
-    names, optimizer = _names(model), torch.optim.SGD(model.parameters(), lr=RATE)
+    names, optimizer = _names(model), torch.optim.SGD(model.parameters(), lr=INNER_LR)
     options = dict(copy_initial_weights=False, track_higher_grads=order == 2)
 
     def meta_gradients(batch):
@@ -147,7 +147,7 @@ def by_higher(model, steps, order):
 def by_iteryne(model, steps, order):
     import iteryne
 
-    return iteryne_steps(iteryne.MAML(model, inner_lr=RATE, inner_steps=steps, first_order=order == 1))
+    return iteryne_steps(iteryne.MAML(model, inner_lr=INNER_LR, inner_steps=steps, first_order=order == 1))
 
 
 def iteryne_steps(peer):
@@ -167,7 +167,7 @@ def by_torchopt(model, steps, order):
     import torchopt
 
     names, theta = _names(model), list(model.parameters())
-    inner = torchopt.MetaSGD(model, lr=RATE)
+    inner = torchopt.MetaSGD(model, lr=INNER_LR)
 
     def meta_gradients(batch):
         start, state = torchopt.extract_state_dict(model), torchopt.extract_state_dict(inner)
@@ -209,9 +209,9 @@ def by_parallel_metalearn(model, steps, order, backend="vmap"):
                 layers[i] = BatchNorm(layer.num_features, eps=layer.eps, track_running_stats=False).to(example)
                 layers[i].load_state_dict(layer.state_dict())
     network = MAML_Model(backbone=Heedless(*layers), head=Heedless(model.head))
-    inner = InnerSGD(network.get_fast_weights(), first_order=order == 1, inner_lr=RATE, learn_lr=False).to(example)
-    for rate in inner.parameters():
-        rate.data.fill_(RATE)  # it was rounded to float32
+    inner = InnerSGD(network.get_fast_weights(), first_order=order == 1, inner_lr=INNER_LR, learn_lr=False).to(example)
+    for lr in inner.parameters():
+        lr.data.fill_(INNER_LR)  # it was rounded to float32
     peer = MAML(
         model=network, optimizer=Still(network.parameters()), inner_optimizer=inner, inner_steps=steps,
         support_loss_fn=CrossEntropy(metric_fn=CategoricalAccuracy()), device=example.device, backend=backend,

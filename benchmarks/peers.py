@@ -20,6 +20,7 @@ tasks. The record says how many of both each setting had.
 """
 
 import copy
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -40,7 +41,7 @@ import torch.distributed as dist
 import typer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from peer_drivers import PEERS, RATE, relative_error, textbook
+from peer_drivers import INNER_LR, PEERS, relative_error, textbook
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
@@ -49,7 +50,7 @@ from mamlcourse import MAML, TaskBatch
 from mamlcourse.engine.backends import choose
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.problems import Problem, choose_device
-from mamlcourse.records import provenance, write_json
+from mamlcourse.records import device_in_words, markdown_table, provenance, write_json
 from mamlcourse.styles import COLOURS, MARKS
 from mamlcourse.training.distributed import Ranks
 
@@ -59,11 +60,7 @@ CHECKED_TASKS, FEWEST_ROUNDS = 2, 3
 REST = 0.05  # seconds before each call, in which the threads of the one before go to sleep
 WAYS, STEPS, DOWNSAMPLING, ORDERS = (5, 20), (1, 5), ("stride", "max-pool"), (2, 1)
 TITLES = {2: "MAML", 1: "FOMAML"}
-KINDS = {
-    "convolution": "convolution",
-    "normalisation": "batch_norm",
-    "pooling": "pool",
-}  # by part of an operator's name
+KINDS = {"convolution": "convolution", "normalisation": "batch_norm", "pooling": "pool"}  # by part of a name
 BOOKKEEPING = {"aten::empty", "aten::empty_like", "aten::detach", "aten::view", "aten::alias", "aten::empty_strided"}
 
 
@@ -80,7 +77,7 @@ class Setting:
     queries: int
 
     def model(self, device):
-        """Conv4 with gains, biases and a head that are not 1 and 0, so that no part of it is idle."""
+        """Conv4 with γ, β and a head that are not 1 and 0, so that no part of it is idle."""
         problem = Problem(ways=self.ways, filters=self.filters, downsampling=self.downsampling)
         model, generator = problem.network(SEED), torch.Generator().manual_seed(SEED)
         with torch.no_grad():
@@ -93,8 +90,17 @@ class Setting:
         return problem.tasks("train", self.tasks, SEED, device).batch(0)
 
 
-def ours(model, steps, order):
-    return MAML(model, order=order, inner_steps=steps, inner_lr=RATE).meta_gradients
+def ours(model, steps, order, ranks: Ranks | None = None):
+    """Our driver, called as those of `peer_drivers` are; with several ranks each computes its share of the tasks."""
+    maml, ranks = MAML(model, order=order, inner_steps=steps, inner_lr=INNER_LR), ranks or Ranks()
+
+    def meta_gradients(batch):
+        share = ranks.slice(batch)
+        mine = maml.meta_gradients(share)
+        loss, _, gradients = ranks.average(mine, weight=len(share.support_x) / len(batch.support_x))
+        return loss, gradients.params
+
+    return meta_gradients
 
 
 def driver_of(name: str):
@@ -209,10 +215,8 @@ def serve(connection, name, device, threads, rank, ranks, store) -> None:
         call = None
         gc.unfreeze()
         model, batch = setting.model(device), setting.batch(device)
-        call = driver_of(name)(model, setting.steps, setting.order)
-        if ranks > 1:
-            step = MAML(model, order=setting.order, inner_steps=setting.steps, inner_lr=RATE).meta_step
-            call = lambda batch: Ranks(rank, ranks).meta_step(batch, step)  # noqa: E731
+        driver = functools.partial(ours, ranks=Ranks(rank, ranks)) if ranks > 1 else driver_of(name)
+        call = driver(model, setting.steps, setting.order)
         call(batch)
         gc.collect()
         gc.freeze()  # what is there now stays, so that collecting before each call is quick
@@ -311,7 +315,8 @@ def shares(setting: Setting) -> dict:
     The rest is everything between operators: Python, autograd and the calls themselves.
     """
     device, before = torch.device("cpu"), torch.get_num_threads()
-    maml = MAML(setting.model(device), order=setting.order, inner_steps=setting.steps, inner_lr=RATE, backend="loop")
+    settings = dict(order=setting.order, inner_steps=setting.steps, inner_lr=INNER_LR)
+    maml = MAML(setting.model(device), backend="loop", **settings)
     batch = setting.batch(device)
     try:
         torch.set_num_threads(1)
@@ -404,15 +409,13 @@ def _what_would_be_needed(record):
 
 def markdown(record: dict) -> str:
     """For each setting the fastest exact peer and its time as a multiple of ours, as a Markdown table."""
-    lines = [
-        "| setting | fastest exact peer | its time / ours, one process | its time / ours, a rank for each thread |",
-        "| --- | --- | ---: | ---: |",
-    ]
+    ratios = [f"its time / ours, {where}" for where in ("one process", "a rank for each thread")]
+    rows = [["setting", "fastest exact peer", *ratios]]
     for result in record["results"]:
         if fastest := fastest_exact(result):
             cells = [_ratio(result, base) if fastest_exact(result, base) else "not measured" for base in BASES]
-            lines.append(f"| {in_words(result)} | {fastest[0]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([in_words(result), fastest[0], *cells])
+    return markdown_table(rows)
 
 
 def _ratio(result, base):
@@ -472,10 +475,10 @@ def _largest(values):
     return f"{max(known):.1e}" if known else ""
 
 
-# The picture.
+# The figure.
 
 
-def picture(record: dict) -> Figure:
+def comparison_figure(record: dict) -> Figure:
     """The ratio of each peer for each setting, a panel for each order."""
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -506,13 +509,11 @@ def picture(record: dict) -> Figure:
         Line2D([], [], color="grey", linestyle="--", label=f"target {TARGET}"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncol=4, fontsize=8)
-    hardware, base = record["hardware"], record["settings"]
-    threads = hardware["threads"]
-    device = hardware["device"] if hardware["device"] != "CPU" else f"{threads} CPU thread{'s' * (threads > 1)}"
+    base = record["settings"]
     tasks = " or ".join(str(number) for number in sorted({result["tasks"] for result in record["results"]}))
     figure.suptitle(
         f"Time of one meta-gradient against ours: Conv4 with {base['filters']} filters, {SHOTS}-shot, "
-        f"queries per class: {base['queries']}, tasks: {tasks};\n{device}, {record['date'][:10]}; "
+        f"queries per class: {base['queries']}, tasks: {tasks};\n{device_in_words(record)}, {record['date'][:10]}; "
         "medians and quartiles over the rounds", fontsize=10,
     )  # fmt: skip
     return figure
@@ -533,7 +534,8 @@ def grid(quick: bool, tasks: int, filters: int, queries: int, device) -> list[Se
     """All settings, those of 20 ways with half the tasks on a CPU."""
     if quick:
         return [
-            Setting(order, downsampling, 2, 2, tasks, filters, queries) for order, downsampling in product(ORDERS, DOWNSAMPLING)
+            Setting(order, downsampling, 2, 2, tasks, filters, queries)
+            for order, downsampling in product(ORDERS, DOWNSAMPLING)
         ]
     fewer = {20: max(tasks // 2, 1)} if device.type == "cpu" else {}
     return [
@@ -557,7 +559,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Timed rounds of a setting at most.")] = 9,
     seconds: Annotated[float, typer.Option(help="Time for the rounds of a setting, after the first three.")] = 25.0,
     quick: Annotated[bool, typer.Option("--quick", help="A tiny run, to see that everything works.")] = False,
-    folder: Annotated[Path, typer.Option(help="Folder for the record and the picture.")] = Path("results"),
+    folder: Annotated[Path, typer.Option(help="Folder for the record and the figure.")] = Path("results"),
 ):
     """Compare the exactness and speed of our meta-gradient with other implementations of MAML and FOMAML."""
     check_number("threads", threads, at_least=0)
@@ -577,7 +579,7 @@ def main(
     record |= {
         "seeds": {"weights": SEED, "tasks": SEED, "order_in_rounds": SEED},
         "settings": {
-            "dataset": Problem().dataset, "filters": filters, "shots": SHOTS, "queries": queries, "inner_lr": RATE,
+            "dataset": Problem().dataset, "filters": filters, "shots": SHOTS, "queries": queries, "inner_lr": INNER_LR,
             "tasks": tasks, "tasks_of_20_ways_halved": chosen.type == "cpu" and not quick, "rounds_at_most": rounds,
             "rounds_at_least": min(FEWEST_ROUNDS, rounds), "seconds_for_rounds": seconds, "quick": quick,
             "ranks": 0 if no_ranks(chosen) else torch.get_num_threads(),
@@ -593,7 +595,7 @@ def main(
             record["results"].append(measure(setting, peers, made, rounds, seconds, chosen, shuffle))
             write_json(record, json)  # nothing gets lost if a later setting brings the machine down
     report(record, Console(width=140))
-    picture(record).savefig(figure, dpi=110)
+    comparison_figure(record).savefig(figure, dpi=110)
     typer.echo(f"Record: {json}\nFigure: {figure}")
 
 

@@ -7,7 +7,7 @@ the other. What the file has already is skipped, and a training run that was sto
 """
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,9 +54,8 @@ def main(dataset: str) -> None:
         maml, history = trained(problem, name, ROOT / "runs" / "pretrained" / f"{setting}-{name}.pt")
         tested = evaluate(maml, test, TEST_TASKS)
         crowd = measure_crowd({name: maml}, few_shot_tasks(problem.parts.test, seed=SEED))
-        settings = asdict(maml.settings) | {"adapt": list(maml.settings.adapt)}
         record["algorithms"][name] = {
-            "settings": settings,
+            "settings": maml.settings.to_record(),
             "train_seconds": round(history.seconds, 1),
             "final_loss": round(sum(history.losses[-60:]) / 60, 4),
             "task_accuracies": [round(accuracy, 4) for accuracy in tested.per_task],

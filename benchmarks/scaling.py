@@ -1,14 +1,14 @@
-"""How do time and memory of one meta-gradient grow: with inner steps, tasks, filters, ways, pictures and parameters?
+"""How do time and memory of one meta-gradient grow: with inner steps, tasks, filters, ways, image sizes and parameters?
 
     python benchmarks/scaling.py                          # one CPU thread, about 10 minutes
     python benchmarks/scaling.py --device cuda --json results/scaling-gpu.json --figure results/scaling-gpu.png
 
-One meta-gradient is one `MAML.meta_step`, in the first epoch, where MAML++ grades every step; what it takes once its
-loss has annealed to the last step is measured along the inner steps. Each axis changes one number of the base case
-(shots: at ten inner steps, where keeping every step or recomputing it makes the largest difference).
-All cases of an axis are interleaved, so that a ratio compares neighbours in time, and a ratio is the median of the
-ratios of the rounds. Peak memory is what two training iterations add to a fresh process (on a GPU, to what is
-allocated), the optimizer included. Rates do not matter for any of this.
+One meta-gradient is one `MAML.meta_gradients`, in the first epoch, where MAML++ takes the loss of every step; what it
+takes once its loss has annealed to the last step is measured along the inner steps. Each axis changes one number of the
+base case (shots: at ten inner steps, where keeping every step or recomputing it makes the largest difference). All
+cases of an axis are interleaved, so that a ratio compares neighbours in time, and a ratio is the median of the ratios
+of the rounds. Peak memory is what two training iterations add to a fresh process (on a GPU, to what is allocated), the
+optimizer included. Learning rates do not matter for any of this.
 """
 
 import time
@@ -34,7 +34,7 @@ from mamlcourse.engine.backends import choose
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
-from mamlcourse.records import provenance, write_json
+from mamlcourse.records import device_in_words, provenance, write_json
 from mamlcourse.settings import recipe
 from mamlcourse.styles import COLOURS, MARKS, TITLES
 
@@ -77,7 +77,7 @@ class Case:
         return ViT(self.ways) if self.network == "ViT" else Conv4(self.ways, self.filters, self.downsampling)
 
     def batch(self, device) -> TaskBatch:
-        """Noise: the time does not depend on what pictures show."""
+        """Noise: the time does not depend on what images show."""
         sizes = [self.ways * self.shots, self.ways * self.queries]
         x = [torch.rand(self.tasks, size, 1, self.side, self.side, device=device) for size in sizes]
         y = [torch.arange(size, device=device).remainder(self.ways).repeat(self.tasks, 1) for size in sizes]
@@ -173,16 +173,16 @@ def _measurement(axis, value, case, name, checkpoint, device, late=False):
         "backend": choose("auto", maml.model, batch),
         "seconds": [], "peak_memory_bytes": None,
     }  # fmt: skip
-    calls = {"seconds": lambda: maml.meta_step(batch)}
+    calls = {"seconds": lambda: maml.meta_gradients(batch)}
     if late:
-        calls["seconds_after_annealing"] = lambda: maml.meta_step(batch, ANNEALED)
+        calls["seconds_after_annealing"] = lambda: maml.meta_gradients(batch, ANNEALED)
         row["seconds_after_annealing"] = []
     return Measurement(row, case, calls)
 
 
 def _settings(case: Case, name: str, checkpoint: bool = False):
     settings = recipe(name, inner_steps=case.inner_steps, checkpoint_steps=checkpoint)
-    # Its norms by step have nothing to stand in for in an MLP.
+    # An MLP has no batch norm to have γ and β by step.
     return replace(settings, per_step_norm=settings.per_step_norm and case.network != "MLP")
 
 
@@ -307,7 +307,7 @@ def distance_to_ceilings(base: Case, repeats: int, device, quick: bool) -> tuple
     target, batch = torch.empty_like(source), base.batch(device)
     learners = {name: learner(base.model().to(device), _settings(base, name)) for name in ALGORITHMS}
     calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    calls |= {name: lambda maml=maml: maml.meta_step(batch) for name, maml in learners.items()}
+    calls |= {name: lambda maml=maml: maml.meta_gradients(batch) for name, maml in learners.items()}
     rounds = [{name: _time(call, device) for name, call in calls.items()} for _ in range(repeats + 1)][1:]
     flop, moved = 2 * size**3, 2 * source.numel() * source.element_size()  # a copy reads and writes
     limits = {
@@ -332,21 +332,21 @@ def distance_to_ceilings(base: Case, repeats: int, device, quick: bool) -> tuple
 
 def _counted(maml, batch):
     with FlopCounterMode(display=False) as operations:
-        maml.meta_step(batch)
+        maml.meta_gradients(batch)
     with CountedBytes() as moved:
-        maml.meta_step(batch)
+        maml.meta_gradients(batch)
     return operations.get_total_flops(), moved.total
 
 
-# The picture.
+# The figure.
 
 LABELS = {
     "inner_steps": "inner steps", "tasks": "tasks per batch", "filters": "filters", "ways": "ways",
-    "side": "side of the picture (pixels)",
+    "side": "side of the image (pixels)",
 }  # fmt: skip
 
 
-def picture(record: dict) -> Figure:
+def scaling_figure(record: dict) -> Figure:
     """Time along each axis, and memory along the inner steps."""
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     panels = figure.subplots(2, 3).flatten()
@@ -360,10 +360,8 @@ def picture(record: dict) -> Figure:
     _draw(panels[5], record, "inner_steps", lambda point: (point["peak_memory_bytes"] or 0) / 1e6, checkpointed=True)
     panels[5].set(title="Memory against inner steps", xlabel="inner steps", ylabel="peak memory (MB)")
     panels[0].legend(fontsize=7)
-    hardware = record["hardware"]
-    threads = hardware["threads"]
-    device = hardware["device"] if hardware["device"] != "CPU" else f"{threads} CPU thread{'s' * (threads > 1)}"
-    figure.suptitle(f"One meta-gradient: {record['settings']['base_in_words']}; {device}, {record['date'][:10]}")
+    measured_on = f"{device_in_words(record)}, {record['date'][:10]}"
+    figure.suptitle(f"One meta-gradient: {record['settings']['base_in_words']}; {measured_on}")
     return figure
 
 
@@ -397,7 +395,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="A tiny run, to see that everything works.")] = False,
     json: Annotated[Path, typer.Option(help="File for the record.")] = Path("results/scaling.json"),
-    figure: Annotated[Path, typer.Option(help="PNG or SVG file for the picture.")] = Path("results/scaling.png"),
+    figure: Annotated[Path, typer.Option(help="PNG or SVG file for the figure.")] = Path("results/scaling.png"),
 ):
     """Measure time and memory of one meta-gradient along six axes, fit their growth, and find the device's ceilings."""
     check_number("threads", threads, at_least=0)
@@ -423,7 +421,8 @@ def main(
                 "base_in_words": f"Conv4 with {base.filters} filters, {base.downsampling}, {base.ways}-way "
                 f"{base.shots}-shot, {base.queries} queries per class, {base.tasks} tasks, "
                 f"{base.inner_steps} inner steps",
-                "shots": base.shots, "epoch": 0, "repeats": repeats, "quick": quick, "reduction_along_side": "stride",
+                "shots": base.shots, "epoch": 0, "repeats": repeats, "quick": quick,
+                "downsampling_along_side": "stride",
             },
             "ceilings": limits,
             "distance": distance,
@@ -434,7 +433,7 @@ def main(
     record |= amounts(everything)
     write_json(record, json)
     report(record)
-    picture(record).savefig(figure, dpi=110)
+    scaling_figure(record).savefig(figure, dpi=110)
     typer.echo(f"Record: {json}\nFigure: {figure}")
 
 

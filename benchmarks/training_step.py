@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py        # results/training-step-DEVICE.json, about 2 minutes on a GPU
 
-A step is what `train` does: draw the episodes, meta-gradient, Adam. Two settings: Finn's 5-way 1-shot (strided Conv4,
+A step is what `train` does: sample the episodes, meta-gradient, Adam. Two settings: Finn's 5-way 1-shot (strided Conv4,
 32 tasks, 1 inner step) and MAML++'s (max-pooled, 8 tasks, 5 steps), once the multi-step loss has annealed. Kinds of
 step take turns in rounds; a ratio is one of medians. How busy the GPU is: the time in which at least one kernel ran, as
 PyTorch's profiler sees it, divided by the time of the steps. Precisions are compared by the meta-gradient's distance to
@@ -21,48 +21,47 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mamlcourse import capture, learner
+from mamlcourse import learner
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.papers.reproduction import plan
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, write_json
+from mamlcourse.training.distributed import Ranks
+from mamlcourse.training.steppers import EagerStepper, RecordedStepper, adam
 
 ALGORITHMS = ("maml", "fomaml", "maml++")
 PROTOCOLS = ("finn", "maml++")
+LR = 1e-3
 LATE = 99  # an epoch in which the multi-step loss has annealed
 PRECISIONS = ("highest", "high")  # float32; TF32 in products of matrices
 
 
-class Stepper:
+class PreparedStep:
     """One kind of training step of one run, ready to be repeated."""
 
     def __init__(self, run, captured: bool, device, precision: str):
         torch.set_float32_matmul_precision(precision)
-        self.maml = learner(run.problem.network(0, device), run.settings)
-        self.tasks = run.problem.tasks("train", run.tasks_per_batch, 0, device)
-        self.precision, self.number = precision, 0
+        maml = learner(run.problem.network(0, device), run.settings)
+        tasks = run.problem.tasks("train", run.tasks_per_batch, 0, device)
+        self.precision, optimizer = precision, adam(maml, capturable=captured)
         if captured:
-            self.optimizer = capture.adam(self.maml)
-            self.replay = capture.CapturedStep(self.maml, self.optimizer, self.tasks, LATE, 0)
+            stepper = RecordedStepper(maml, optimizer, tasks)
         else:
-            self.optimizer, self.replay = torch.optim.Adam(self.maml.meta_parameters().values(), lr=1e-3), None
+            stepper = EagerStepper(maml, optimizer, tasks, Ranks(), start=0)
+        self.stepper = stepper.prepared(LATE, 0)
+        if captured and self.stepper is not stepper:
+            raise RuntimeError("The step could not be recorded, so there is nothing to measure.")
 
     def __call__(self):
-        if self.replay is not None:
-            return self.replay(1e-3)
-        _, _, found = self.maml.meta_step(self.tasks.batch(self.number), LATE)
-        for name, parameter in self.maml.meta_parameters().items():
-            parameter.grad = found[name]
-        self.optimizer.step()
-        self.number += 1
+        self.stepper.step(LR)
 
 
-def seconds_of(stepper, steps: int, device) -> float:
-    torch.set_float32_matmul_precision(stepper.precision)
+def seconds_of(step: PreparedStep, steps: int, device) -> float:
+    torch.set_float32_matmul_precision(step.precision)
     _wait(device)
     began = time.perf_counter()
     for _ in range(steps):
-        stepper()
+        step()
     _wait(device)
     return (time.perf_counter() - began) / steps
 
@@ -72,10 +71,10 @@ def _wait(device):
         torch.cuda.synchronize()
 
 
-def busy_share(stepper, steps: int) -> float:
+def busy_share(step: PreparedStep, steps: int) -> float:
     """The share of the steps' time in which the GPU computes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        seconds = seconds_of(stepper, steps, torch.device("cuda"))
+        seconds = seconds_of(step, steps, torch.device("cuda"))
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profile.events()
@@ -92,10 +91,10 @@ def peak_memory(run, device) -> int | None:
     """Bytes that two eager steps add."""
     if device.type != "cuda":
         return None
-    stepper = Stepper(run, False, device, "highest")
+    step = PreparedStep(run, False, device, "highest")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    seconds_of(stepper, 2, device)
+    seconds_of(step, 2, device)
     return torch.cuda.max_memory_allocated() - before
 
 
@@ -110,7 +109,8 @@ def precision_errors(run, device) -> dict:
     def gradient(dtype):
         maml = learner(copy.deepcopy(model).to(dtype), run.settings)
         there = batch.__class__(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
-        return torch.cat([slope.double().flatten() for slope in maml.meta_gradients(there, LATE)[1].values()])
+        gradients = maml.meta_gradients(there, LATE).gradients
+        return torch.cat([g.double().flatten() for g in gradients.tensors()])
 
     expected, errors = gradient(torch.float64), {}
     for precision in PRECISIONS:
@@ -123,16 +123,16 @@ def measure(protocol: str, name: str, device, rounds: int, steps: int, **problem
     """One row of the record."""
     run = plan("5w1s", name, protocol=protocol, **problem)
     on_gpu = device.type == "cuda"
-    kinds = {"eager": Stepper(run, False, device, "highest")}
+    kinds = {"eager": PreparedStep(run, False, device, "highest")}
     if on_gpu:
-        kinds["captured"] = Stepper(run, True, device, "highest")
-        kinds["captured, TF32"] = Stepper(run, True, device, "high")
-    for stepper in kinds.values():
-        seconds_of(stepper, 2, device)
+        kinds["captured"] = PreparedStep(run, True, device, "highest")
+        kinds["captured, TF32"] = PreparedStep(run, True, device, "high")
+    for step in kinds.values():
+        seconds_of(step, 2, device)
     seconds = {kind: [] for kind in kinds}
     for _ in range(rounds):
-        for kind, stepper in kinds.items():
-            seconds[kind].append(seconds_of(stepper, steps, device))
+        for kind, step in kinds.items():
+            seconds[kind].append(seconds_of(step, steps, device))
     fastest = min(kinds, key=lambda kind: median(seconds[kind]))
     return {
         "protocol": protocol, "algorithm": name, "tasks": run.tasks_per_batch, "iterations": run.iterations,

@@ -18,15 +18,15 @@ from torch.nn.functional import cross_entropy
 from mamlcourse import MLP, CharacterTasks, Conv4, load_characters
 from mamlcourse.records import provenance, write_json
 
-REPEATS, STEPS, RATE = 15, 5, 0.1
+REPEATS, STEPS, INNER_LR = 15, 5, 0.1
 
 
-def tensor_by_tensor(parameters, slopes):
-    return {name: p - RATE * slope for (name, p), slope in zip(parameters.items(), slopes)}
+def tensor_by_tensor(parameters, grads):
+    return {name: p - INNER_LR * g for (name, p), g in zip(parameters.items(), grads)}
 
 
-def foreach(parameters, slopes):
-    return dict(zip(parameters, torch._foreach_sub(list(parameters.values()), slopes, alpha=RATE)))
+def foreach(parameters, grads):
+    return dict(zip(parameters, torch._foreach_sub(list(parameters.values()), grads, alpha=INNER_LR)))
 
 
 def meta_gradient(model, task, update):
@@ -37,7 +37,7 @@ def meta_gradient(model, task, update):
         loss = cross_entropy(functional_call(model, adapted, (support_x,)), support_y)
         adapted = update(adapted, torch.autograd.grad(loss, list(adapted.values()), create_graph=True))
     loss = cross_entropy(functional_call(model, adapted, (query_x,)), query_y)
-    return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(start.values()))])
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(start.values()))])
 
 
 def flat_meta_gradient(model, task, update):
@@ -51,10 +51,9 @@ def flat_meta_gradient(model, task, update):
 
     adapted = start
     for _ in range(STEPS):
-        (slope,) = torch.autograd.grad(
-            cross_entropy(outputs(adapted, support_x), support_y), adapted, create_graph=True
-        )
-        adapted = adapted - RATE * slope
+        loss = cross_entropy(outputs(adapted, support_x), support_y)
+        (gradient,) = torch.autograd.grad(loss, adapted, create_graph=True)
+        adapted = adapted - INNER_LR * gradient
     return torch.autograd.grad(cross_entropy(outputs(adapted, query_x), query_y), start)[0]
 
 

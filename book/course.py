@@ -18,12 +18,12 @@ def alternative_text(above):
 
 
 def as_sphinx_takes_it(app, name, source):
-    """Attached pictures go into the text; what the text above a code cell says of the figure becomes the alternative
-    text of the picture that the cell shows."""
+    """Attached images go into the text; what the text above a code cell says of the figure becomes the alternative
+    text of the image that the cell shows."""
     if name.startswith("book/"):
         return
     notebook = json.loads(source[0])
-    for cell in notebook["cells"]:  # Sphinx knows no attachments, but pictures written out in the text
+    for cell in notebook["cells"]:  # Sphinx knows no attachments, but images written out in the text
         for file, kinds in cell.pop("attachments", {}).items():
             kind, content = next(iter(kinds.items()))
             cell["source"] = "".join(cell["source"]).replace(f"attachment:{file}", f"data:{kind};base64,{content}")

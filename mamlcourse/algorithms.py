@@ -124,7 +124,7 @@ def backpropagated(inner: InnerLoop, meta: MetaParams, task: TaskBatch, order: i
 
 
 def displacement(inner: InnerLoop, meta: MetaParams, task: TaskBatch, order: int, weights):
-    """Reptile (Nichol et al. 2018, section 2): (θ - θ'_K) / α after plain training on support and query set together."""
+    """Reptile (Nichol et al. 2018, section 2): (θ - θ'_K) / α after training on support and query set together."""
     x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
     *_, params = inner.adapt(meta, x, y, order=1, steps=inner.settings.inner_steps)
     loss, outputs = inner.query_loss(meta, params, inner.settings.inner_steps, task.query_x, task.query_y)

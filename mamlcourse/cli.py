@@ -47,7 +47,8 @@ InnerLrOption = Annotated[float | None, typer.Option(help="Inner learning rate (
 OuterLrOption = Annotated[float | None, typer.Option(help="Outer learning rate (Adam); default the recipe's.")]
 StepsOption = Annotated[int | None, typer.Option(help="Adaptation steps; default the recipe's.")]
 CosineOption = Annotated[
-    bool | None, typer.Option("--cosine/--constant", help="Anneal the outer learning rate along a cosine, or not; default the recipe's.")
+    bool | None,
+    typer.Option("--cosine/--constant", help="Outer learning rate along a cosine, or constant; default the recipe's."),
 ]
 WaysOption = Annotated[int, typer.Option(help="Classes in a task.")]
 ShotsOption = Annotated[int, typer.Option(help="Support drawings per class.")]
@@ -133,8 +134,9 @@ def train(
             raise InputError(f"{out} exists: go on with --resume, or name another file with --out.")
         chosen = ranks.device(choose_device(device))
         problem = Problem(
-            dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, downsampling=downsampling, root=root
-        )
+            dataset=dataset, ways=ways, shots=shots, queries=queries, filters=filters, downsampling=downsampling,
+            root=root,
+        )  # fmt: skip
         changes = _given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
         settings = recipe(algorithm, **changes)
         config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
@@ -170,7 +172,7 @@ def evaluate(
     backend: BackendOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the measurements, task by task, to this file.")] = None,
 ):
-    """Measure a trained checkpoint step by step, with 95% confidence intervals over tasks (transductive: batch statistics)."""
+    """Measure a trained checkpoint step by step, with 95% confidence intervals over tasks (transductive)."""
     if json:
         _check_output(json, ".json")
     chosen = choose_device(device)
@@ -380,14 +382,14 @@ def _given(**options) -> dict:
 
 def _at_least_one(name: str, number: int) -> int:
     if number < 1:
-        raise InputError(f"{name} is {number}, but must be a whole number at least 1.")
+        raise InputError(f"{name}: expected an integer at least 1, got {number}.")
     return number
 
 
 def _check_output(path: Path, *endings: str) -> None:
     """Refuse an output file that cannot be written, before the work is done rather than after."""
     if path.suffix not in endings:
-        raise InputError(f"The file {path} ends in {path.suffix!r}, but must end in {' or '.join(endings)}.")
+        raise InputError(f"The file {path}: expected an ending {' or '.join(endings)}, got {path.suffix!r}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         existed = path.exists()

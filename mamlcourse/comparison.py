@@ -50,7 +50,7 @@ def compare(
     """
     algorithms = list(algorithms)
     if not algorithms or len(set(algorithms)) < len(algorithms):
-        raise InputError(f"algorithms is {algorithms}, but must name at least one and none twice.")
+        raise InputError(f"algorithms: expected at least one name and none twice, got {algorithms}.")
     own = {name: options.pop(name) for name in list(options) if name in inspect.signature(compare_settings).parameters}
     settings = {name: recipe(name, **options) for name in algorithms}
     return compare_settings(settings, problem, seeds=seeds, progress=progress, **own)
@@ -99,11 +99,11 @@ def compare_settings(
         check_number("train_tasks", budget, at_least=tasks_per_batch, integer=True)
         if budget % tasks_per_batch:
             raise InputError(
-                f"train_tasks is {budget}, but must be a multiple of tasks_per_batch, which is {tasks_per_batch}."
+                f"train_tasks: expected a multiple of tasks_per_batch ({tasks_per_batch}), got {budget}."
             )
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds is {seeds}, but must name at least one and none twice.")
+        raise InputError(f"seeds: expected at least one and none twice, got {seeds}.")
     device = choose_device(device)
     test = problem.tasks("test", tasks_per_batch=10, seed=0, device=device)
     record = {
@@ -321,7 +321,7 @@ def recommendation(record: dict) -> str:
     else:
         sentences.append(f"{_cost(found, best)}: use {title_of(best)} here.")
     if len(record["seeds"]) == 1:
-        sentences.append("(One seed: the intervals do not include how much training varies from seed to seed; see --seeds.)")
+        sentences.append("(One seed: the intervals leave out how much training varies from seed to seed; see --seeds.)")
     return " ".join(sentences)
 
 

@@ -121,7 +121,7 @@ def evaluate(
             if missing <= 0:
                 break
     if not seen:
-        raise InputError("There are no task batches (any more) to evaluate on, but there must be at least one.")
+        raise InputError("tasks: expected at least one batch to evaluate on, got none (any more).")
     support, query, accuracy = zip(*seen)
     return Evaluation(torch.cat(query), None if accuracy[0] is None else torch.cat(accuracy), torch.cat(support))
 

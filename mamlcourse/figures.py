@@ -27,7 +27,7 @@ def character_sheet(characters: Characters, classes=None, drawings=None) -> Figu
     Args:
         characters: the set to show.
         classes: class numbers of the rows; default ten, spread evenly over the set.
-        drawings: drawing numbers of the columns, from 0; default all.
+        drawings: numbers of the columns, one for each writer's drawing, from 0; default all.
     """
     if classes is None:
         rows = min(10, len(characters))
@@ -35,7 +35,7 @@ def character_sheet(characters: Characters, classes=None, drawings=None) -> Figu
     classes = list(classes)
     drawings = list(range(characters.images.shape[1])) if drawings is None else list(drawings)
     sheet = characters.images[classes][:, drawings]  # (rows, columns, height, width)
-    # One picture of the whole table is drawn far faster than a small one for each cell.
+    # One image of the whole table is drawn far faster than a small one for each cell.
     height, width = sheet.shape[2:]
     table = sheet.transpose(1, 2).reshape(len(classes) * height, len(drawings) * width)
     extent = (-0.5, len(drawings) - 0.5, len(classes) - 0.5, -0.5)  # so that rows and columns are units of the axes
@@ -56,14 +56,14 @@ def character_sheet(characters: Characters, classes=None, drawings=None) -> Figu
 
 
 def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figure:
-    """Show one task: a row for each class with its support drawings, then its first queries.
+    """Show one task: a row for each class with its support images, then its first queries.
 
     Args:
         batch: a `TaskBatch` of characters, sorted by label as `CharacterTasks` makes it.
         task: which task of the batch.
         queries: how many queries of each class to show.
         outputs: (queries of all classes, ways) outputs of a network for that task; each query then carries its
-            predicted class: a plain number when right, a number in a box with a cross when wrong.
+            predicted class: a plain number when correct, a number in a box with a cross when not.
     """
     support_y, query_y = batch.support_y[task], batch.query_y[task]
     ways = int(support_y.max()) + 1
@@ -73,9 +73,9 @@ def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figu
     grid = figure.subplots(ways, shots + queries, squeeze=False)
     for label in range(ways):
         of_class = (query_y == label).nonzero().flatten()[:queries]
-        pictures = [*batch.support_x[task][support_y == label], *batch.query_x[task][of_class]]
-        for column, (axes, picture) in enumerate(zip(grid[label], pictures)):
-            axes.imshow(picture[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
+        images = [*batch.support_x[task][support_y == label], *batch.query_x[task][of_class]]
+        for column, (axes, image) in enumerate(zip(grid[label], images)):
+            axes.imshow(image[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             if column < shots:
                 axes.set_facecolor("#EEEEEE")
@@ -90,12 +90,12 @@ def episode_figure(batch, task: int = 0, queries: int = 6, outputs=None) -> Figu
 
 
 def _mark_prediction(axes, predicted, label):
-    """The predicted class in the corner; right and wrong differ by shape as well as by colour."""
-    right = predicted == label
+    """The predicted class in the corner; correct and wrong differ by shape as well as by colour."""
+    correct = predicted == label
     axes.text(
-        0.97, 0.03, f"{predicted}" if right else f"{predicted} ✗", transform=axes.transAxes, ha="right", va="bottom",
-        fontsize=8, color="#005A32" if right else "white",
-        bbox=None if right else dict(facecolor="#B2182B", edgecolor="none", pad=1.5),
+        0.97, 0.03, f"{predicted}" if correct else f"{predicted} ✗", transform=axes.transAxes, ha="right", va="bottom",
+        fontsize=8, color="#005A32" if correct else "white",
+        bbox=None if correct else dict(facecolor="#B2182B", edgecolor="none", pad=1.5),
     )  # fmt: skip
 
 

@@ -201,7 +201,9 @@ class MAML(nn.Module):
         batch = check_batch(batch)
         device = next(self.model.parameters()).device
         if batch.support_x.device != device:
-            raise InputError(f"The batch is on {batch.support_x.device}, but the model is on {device}.")
+            raise InputError(
+                f"The batch: expected it on {device}, as the model is, got it on {batch.support_x.device}."
+            )
         # The number of outputs needs one forward pass, so it is looked up once for each shape of input.
         shape = batch.support_x.shape[2:]
         new = shape not in self._checked
@@ -214,8 +216,8 @@ class MAML(nn.Module):
                 low, high = int(labels.min()), int(labels.max())
                 if low < 0 or high >= self.outputs_count:
                     raise InputError(
-                        f"{name} has labels from {low} to {high}, but the model has {self.outputs_count} outputs: "
-                        f"labels must be 0 to {self.outputs_count - 1}."
+                        f"{name}: expected labels from 0 to {self.outputs_count - 1}, as the model has "
+                        f"{self.outputs_count} outputs, got {low} to {high}."
                     )
         self._checked.add(shape)
         return batch

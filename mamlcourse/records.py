@@ -10,12 +10,14 @@ import re
 import secrets
 import shlex
 import sys
+import uuid
 from pathlib import Path
 
 import torch
 
 from .errors import InputError
 
+MACHINE = f"{uuid.getnode():x}"
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 # Names in the records of the first edition, and what they are called now.
 OLD_NAMES = {
@@ -56,7 +58,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, so that two writers of one file do not write into each other's.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{path.name}.{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    _remove_what_the_dead_left(path)
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -66,6 +69,19 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _remove_what_the_dead_left(path: Path) -> None:
+    """Remove half-written files of processes of this machine that were killed while writing this one."""
+    try:
+        import psutil  # missing on some GPU machines
+    except ImportError:
+        return
+    ours = re.compile(re.escape(f"{path.name}.{MACHINE}-") + r"(\d+)-[0-9a-f]{8}\.tmp")
+    for other in path.parent.iterdir():
+        found = ours.fullmatch(other.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            other.unlink(missing_ok=True)
 
 
 def write_json(record: dict, path: str | Path) -> None:

@@ -137,8 +137,8 @@ class Settings:
 
 _MAML_PLUS_PLUS = dict(multi_step_loss="annealed", learned_lr="parameter_step", per_step_norm=True, cosine=True)
 
-# The switches are the papers'. The learning rates are this course's, for short training (benchmarks/choose_settings.py);
-# each comment says what the paper used.
+# The switches are the papers'. The learning rates are this course's, for short training
+# (benchmarks/choose_settings.py); each comment says what the paper used.
 RECIPES = {
     recipe.name: recipe
     for recipe in (

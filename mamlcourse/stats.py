@@ -41,7 +41,7 @@ def paired_difference(by_seed: list[list[float]], others: list[list[float]]) -> 
 
 
 def verdict(difference: float, half_width: float) -> str:
-    """Whether the claim that a difference is above zero "held", "did not hold" (it is clearly below), or is "undecided".
+    """Whether the claim that a difference is above zero "held", "did not hold" (clearly below) or is "undecided".
 
     Args:
         difference: as measured.

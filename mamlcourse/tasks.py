@@ -53,25 +53,26 @@ def check_batch(batch) -> TaskBatch:
     if not isinstance(batch, (tuple, list)) or len(batch) != 4 or not all(isinstance(part, Tensor) for part in batch):
         parts = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, (tuple, list)) else ""
         raise InputError(
-            f"A task batch is of type {type(batch).__name__}{parts}, but must be four tensors: "
-            "support_x, support_y, query_x, query_y."
+            "A task batch: expected four tensors (support_x, support_y, query_x, query_y), got a "
+            f"{type(batch).__name__}{parts}."
         )
     batch = TaskBatch(*batch)
     for name, x in (("support_x", batch.support_x), ("query_x", batch.query_x)):
         if x.ndim < 3:
-            raise InputError(f"{name} has shape {tuple(x.shape)}, but must be (tasks, examples, ...), rank 3 or more.")
+            raise InputError(f"{name}: expected shape (tasks, examples, ...), got {tuple(x.shape)}.")
         if not x.is_floating_point():
-            raise InputError(f"{name} has dtype {x.dtype}, but must be a floating type.")
+            raise InputError(f"{name}: expected a floating dtype, got {x.dtype}.")
     for name, y, x in (
         ("support_y", batch.support_y, batch.support_x),
         ("query_y", batch.query_y, batch.query_x),
     ):
-        if y.dtype != torch.int64 and not y.is_floating_point():
-            raise InputError(f"{name} has dtype {y.dtype}, but must be torch.int64 (labels) or floating (targets).")
-        if y.shape[:2] != x.shape[:2] or (y.dtype == torch.int64 and y.ndim != 2):
+        if not is_labels(y) and not y.is_floating_point():
+            raise InputError(f"{name}: expected dtype torch.int64 (labels) or floating (targets), got {y.dtype}.")
+        if y.shape[:2] != x.shape[:2] or (is_labels(y) and y.ndim != 2):
             raise InputError(
-                f"{name} has shape {tuple(y.shape)}, but must begin with {tuple(x.shape[:2])} (tasks, examples)"
-                + (" and end there, as labels do." if y.dtype == torch.int64 else ".")
+                f"{name}: expected a shape that begins with {tuple(x.shape[:2])} (tasks, examples)"
+                + (" and ends there, as labels do" if is_labels(y) else "")
+                + f", got {tuple(y.shape)}."
             )
     if len(batch.support_x) != len(batch.query_x) or len(batch.support_x) == 0:
         raise InputError(
@@ -80,7 +81,7 @@ def check_batch(batch) -> TaskBatch:
         )
     devices = {str(tensor.device) for tensor in batch}
     if len(devices) > 1:
-        raise InputError(f"The batch's tensors are on {' and '.join(sorted(devices))}, but must be on one device.")
+        raise InputError(f"A task batch: expected tensors on one device, got {' and '.join(sorted(devices))}.")
     return batch
 
 
@@ -125,14 +126,14 @@ class CharacterTasks:
         check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
         if not isinstance(characters, Characters):
             kind = type(characters).__name__
-            raise InputError(f"characters is of type {kind}, but must be Characters, such as one part of a split.")
+            raise InputError(f"characters: expected Characters, such as one part of a split, got a {kind}.")
         classes, drawings, height, width = characters.images.shape
         if ways > classes:
-            raise InputError(f"ways is {ways}, but {characters.name} has {classes} classes: at most {classes}.")
+            raise InputError(f"ways: expected at most {classes}, the classes of {characters.name}, got {ways}.")
         if shots + queries > drawings:
             raise InputError(
-                f"shots + queries is {shots} + {queries} = {shots + queries}, but {characters.name} has {drawings} "
-                f"drawings of each class: at most {drawings}."
+                f"shots + queries: expected at most {drawings}, the examples of each class of {characters.name}, got "
+                f"{shots} + {queries} = {shots + queries}."
             )
         self.characters, self.ways, self.shots, self.queries = characters, ways, shots, queries
         self.tasks_per_batch, self.rotations, self.seed = tasks_per_batch, rotations, seed

@@ -11,11 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, Reptile, SinusoidTasks, TaskBatch, learner
-from mamlcourse.engine.backends import AUTOGRAD, FUNCTIONAL
+from mamlcourse.algorithms import accuracy
+from mamlcourse.engine.autodiff import EAGER, FUNCTIONAL, Autodiff
+from mamlcourse.engine.trees import tree_map
+from mamlcourse.meta_params import MetaParams
 
 SETTINGS = [
-    dict(order=order, multi_step_loss=multi_step, learned_lr=rates)
-    for order, multi_step, rates in itertools.product(
+    dict(order=order, multi_step_loss=multi_step, learned_lr=learned_lr)
+    for order, multi_step, learned_lr in itertools.product(
         (1, 2), ("final", "uniform", "annealed"), ("none", "parameter", "parameter_step", "element")
     )
 ]
@@ -28,6 +31,11 @@ MORE_SETTINGS = [
     dict(adapt=("*", "!head.*")),
     dict(adapt=("head.*",), order=1),
     dict(first_order_epochs=3, multi_step_loss="annealed"),
+    dict(head_init="prototypes"),
+    dict(head_init="prototypes", order=1),
+    dict(head_init="prototypes", inner_steps=0),
+    dict(head_init="prototypes", multi_step_loss="uniform", learned_lr="element"),
+    dict(head_init="prototypes", per_step_norm=True, adapt=("head.*",)),
 ]
 
 
@@ -57,7 +65,8 @@ class Network(nn.Module):
 
 
 def flat(gradients):
-    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+    tensors = gradients.tensors() if isinstance(gradients, MetaParams) else gradients
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def relative_error(a, b):
@@ -72,27 +81,27 @@ def meta_loss_held(maml, batch, epoch=0):
     order, weights = maml.settings.order_at(epoch), maml.settings.loss_weights(epoch)
     recorded = {}
 
+    class Held(Autodiff):
+        """Gradients of the inner loop from ordinary backpropagation; with order 1 those of the first time."""
+
+        def __init__(self, number, record):
+            self.keys, self.record = ((number, call) for call in itertools.count()), record
+
+        def grad(self, loss_fn, params, *, create_graph):
+            key = next(self.keys)
+            if create_graph or self.record:
+                leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+                recorded[key] = dict(zip(leaves, torch.autograd.grad(loss_fn(leaves), list(leaves.values()))))
+            return recorded[key]
+
+        sgd_step = staticmethod(EAGER.sgd_step)
+
     def function(meta, record=False):
         total = 0.0
         for number in range(len(batch.support_x)):
             task = TaskBatch(*(part[number] for part in batch))
-            calls = itertools.count()
-
-            def gradient(loss, parameters, _, number=number, calls=calls):
-                key = (number, next(calls))
-                if order == 1 and not record:
-                    return recorded[key]
-                leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
-                slopes = torch.autograd.grad(loss(leaves), list(leaves.values()))
-                recorded[key] = dict(zip(leaves, slopes))
-                return recorded[key]
-
-            total = (
-                total
-                + maml.inner_loop(maml.model)
-                .task_loss(meta, task, order, weights, AUTOGRAD._replace(inner=gradient))[0]
-                .item()
-            )
+            inner = maml.inner_loop(maml.model, Held(number, record))
+            total = total + inner.meta_loss(meta, task, order, weights)[0].item()
         return total / len(batch.support_x)
 
     return function
@@ -102,18 +111,18 @@ def meta_loss_held(maml, batch, epoch=0):
 def test_meta_gradient_agrees_with_finite_differences(settings, episodes):
     maml = MAML(small_network(), **{"inner_steps": 3, "inner_lr": 0.5, **settings}, backend="loop")
     for epoch in (0, 5, 20):
-        loss, gradients = maml.meta_gradients(episodes, epoch)
-        meta = {name: p.detach() for name, p in maml.meta_parameters().items()}
-        assert gradients.keys() == meta.keys()
+        loss, _, gradients = maml.meta_gradients(episodes, epoch)
+        meta = tree_map(torch.detach, maml.meta_params())
+        assert [part.keys() for part in gradients] == [part.keys() for part in meta]
         function = meta_loss_held(maml, episodes, epoch)
         assert function(meta, record=True) == pytest.approx(loss.item(), rel=1e-12)
         for seed in range(2):
             generator = torch.Generator().manual_seed(seed)
-            direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in meta.items()}
+            direction = tree_map(lambda p: torch.randn(p.shape, generator=generator, dtype=p.dtype), meta)  # noqa: B023
             step = 1e-7  # short enough to stay between the kinks of the max-pool
-            ahead = function({n: p + step * direction[n] for n, p in meta.items()})
-            behind = function({n: p - step * direction[n] for n, p in meta.items()})
-            along = sum((gradients[n] * direction[n]).sum().item() for n in meta)
+            ahead = function(tree_map(lambda p, d: p + step * d, meta, direction))  # noqa: B023
+            behind = function(tree_map(lambda p, d: p - step * d, meta, direction))  # noqa: B023
+            along = (flat(gradients) * flat(direction)).sum().item()
             assert (ahead - behind) / (2 * step) == pytest.approx(along, rel=1e-6, abs=2e-8)
 
 
@@ -124,9 +133,9 @@ def test_backends_and_checkpointing_agree(settings, episodes):
     reference = MAML(small_network(), **settings, backend="loop").meta_gradients(episodes)
     for backend, checkpoint in itertools.product(("loop", "threads", "vmap"), (False, True)):
         maml = MAML(small_network(), **{**settings, "checkpoint_steps": checkpoint}, backend=backend)
-        loss, gradients = maml.meta_gradients(episodes)
-        assert loss.item() == pytest.approx(reference[0].item(), rel=1e-12)
-        assert relative_error(gradients, reference[1]) < 1e-12, (backend, checkpoint)
+        loss, _, gradients = maml.meta_gradients(episodes)
+        assert loss.item() == pytest.approx(reference.loss.item(), rel=1e-12)
+        assert relative_error(gradients, reference.gradients) < 1e-12, (backend, checkpoint)
 
 
 @pytest.mark.parametrize("downsampling", ["max-pool", "stride"])
@@ -135,23 +144,25 @@ def test_every_recipe_agrees_across_backends_on_conv4(name, downsampling, episod
     results = []
     for backend in ("loop", "threads", "vmap"):
         torch.manual_seed(0)
-        results.append(learner(Conv4(3, 6, downsampling).double(), name, backend=backend).meta_gradients(episodes)[1])
+        results.append(
+            learner(Conv4(3, 6, downsampling).double(), name, backend=backend).meta_gradients(episodes).gradients
+        )
     assert relative_error(results[1], results[0]) < 1e-12
     assert relative_error(results[2], results[0]) < 1e-12
 
 
 def test_differentiating_through_vmap_would_be_wrong(episodes):
-    """The trap that `acceleration` avoids; when this fails, PyTorch has mended its batch-norm rule."""
+    """The trap that `engine.backends` avoids; when this fails, PyTorch has mended its batch-norm rule."""
     maml = MAML(small_network(), inner_steps=2, inner_lr=0.5, backend="loop")
-    exact = maml.meta_gradients(episodes)[1]
-    meta = {n: p.detach().requires_grad_() for n, p in maml.meta_parameters().items()}
-    inner = maml.inner_loop(maml.model)
+    exact = maml.meta_gradients(episodes).gradients
+    meta = tree_map(lambda p: p.detach().requires_grad_(), maml.meta_params())
+    inner = maml.inner_loop(maml.model, FUNCTIONAL)
 
     def one(*task):
-        return inner.task_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0), FUNCTIONAL)[0]
+        return inner.meta_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0))[0]
 
     loss = torch.func.vmap(one)(*episodes).mean()
-    through = dict(zip(meta, torch.autograd.grad(loss, list(meta.values()))))
+    through = torch.autograd.grad(loss, meta.tensors())
     assert relative_error(through, exact) > 1e-6
 
 
@@ -183,33 +194,35 @@ def test_quadratic_closed_form(steps, backend, checkpoint):
     for task in range(2):
         shrink = torch.linalg.matrix_power(identity - alpha * hessian, steps)
         end = support[task, 0] + shrink @ (theta - support[task, 0])
-        slope = hessian @ (end - query[task, 0])
-        expected[1] = expected[1] + slope / 2
-        expected[2] = expected[2] + shrink @ slope / 2
+        gradient = hessian @ (end - query[task, 0])
+        expected[1] = expected[1] + gradient / 2
+        expected[2] = expected[2] + shrink @ gradient / 2
     for order in (1, 2):
         maml = MAML(
             Quadratic(hessian), order=order, inner_lr=alpha, inner_steps=steps, backend=backend,
             checkpoint_steps=checkpoint, loss=lambda outputs, targets: outputs.mean(),
         )  # fmt: skip
-        gradient = maml.meta_gradients(TaskBatch(support, dummy, query, dummy))[1]["theta"]
+        gradient = maml.meta_gradients(TaskBatch(support, dummy, query, dummy)).gradients.params["theta"]
         torch.testing.assert_close(gradient, expected[order], rtol=1e-12, atol=1e-14)
 
 
 def test_zero_steps_is_supervised_learning(episodes):
     model = small_network()
-    _, gradients = MAML(model, inner_steps=0, backend="loop").meta_gradients(episodes)
+    gradients = MAML(model, inner_steps=0, backend="loop").meta_gradients(episodes).gradients
     losses = [F.cross_entropy(model(x), y) for x, y in zip(episodes.query_x, episodes.query_y)]
     plain = torch.autograd.grad(torch.stack(losses).mean(), list(model.parameters()))
-    assert relative_error(gradients, dict(zip(gradients, plain))) < 1e-12
+    assert relative_error(gradients, plain) < 1e-12
 
 
 def test_zero_rate_makes_first_and_second_order_equal(episodes):
     second, first = (
-        MAML(small_network(), inner_lr=0.0, order=order, backend="loop").meta_gradients(episodes)[1] for order in (2, 1)
+        MAML(small_network(), inner_lr=0.0, order=order, backend="loop").meta_gradients(episodes).gradients
+        for order in (2, 1)
     )
     assert relative_error(first, second) < 1e-12
     second, first = (
-        MAML(small_network(), inner_lr=0.5, order=order, backend="loop").meta_gradients(episodes)[1] for order in (2, 1)
+        MAML(small_network(), inner_lr=0.5, order=order, backend="loop").meta_gradients(episodes).gradients
+        for order in (2, 1)
     )
     assert relative_error(first, second) > 1e-3
 
@@ -217,8 +230,12 @@ def test_zero_rate_makes_first_and_second_order_equal(episodes):
 def test_weights_on_the_last_step_equal_maml(episodes):
     maml = MAML(small_network(), backend="loop")
     annealed = MAML(small_network(), multi_step_loss="annealed", backend="loop")
-    assert relative_error(annealed.meta_gradients(episodes, 10)[1], maml.meta_gradients(episodes)[1]) < 1e-14
-    assert relative_error(annealed.meta_gradients(episodes, 9)[1], maml.meta_gradients(episodes)[1]) > 1e-3
+    assert (
+        relative_error(annealed.meta_gradients(episodes, 10).gradients, maml.meta_gradients(episodes).gradients) < 1e-14
+    )
+    assert (
+        relative_error(annealed.meta_gradients(episodes, 9).gradients, maml.meta_gradients(episodes).gradients) > 1e-3
+    )
 
 
 def published_weights(steps, epoch, epochs):
@@ -249,29 +266,30 @@ def test_annealed_weights_at_known_epochs(epoch, expected):
 
 def test_order_annealing_switches_at_its_epoch(episodes):
     annealed = MAML(small_network(), first_order_epochs=4, backend="loop")
-    first = MAML(small_network(), order=1, backend="loop").meta_gradients(episodes)[1]
-    second = MAML(small_network(), order=2, backend="loop").meta_gradients(episodes)[1]
-    assert relative_error(annealed.meta_gradients(episodes, 3)[1], first) < 1e-14
-    assert relative_error(annealed.meta_gradients(episodes, 4)[1], second) < 1e-14
+    first = MAML(small_network(), order=1, backend="loop").meta_gradients(episodes).gradients
+    second = MAML(small_network(), order=2, backend="loop").meta_gradients(episodes).gradients
+    assert relative_error(annealed.meta_gradients(episodes, 3).gradients, first) < 1e-14
+    assert relative_error(annealed.meta_gradients(episodes, 4).gradients, second) < 1e-14
 
 
-@pytest.mark.parametrize("rates", ["parameter", "parameter_step", "element"])
+@pytest.mark.parametrize("learned_lr", ["parameter", "parameter_step", "element"])
 @pytest.mark.parametrize("order", [1, 2])
-def test_learned_rates_at_their_start_equal_fixed_ones(rates, order, episodes):
-    fixed = MAML(small_network(), inner_lr=0.3, order=order, backend="loop").meta_gradients(episodes)[1]
-    learned = MAML(small_network(), inner_lr=0.3, order=order, learned_lr=rates, backend="loop")
-    gradients = learned.meta_gradients(episodes)[1]
-    assert relative_error({name: gradients[name] for name in fixed}, fixed) < 1e-12
-    rate_gradients = [g for name, g in gradients.items() if name.startswith("rates:")]
-    assert len(rate_gradients) == len(fixed) and all(g.abs().sum() > 0 for g in rate_gradients[-2:])
+def test_learned_learning_rates_at_their_start_equal_fixed_ones(learned_lr, order, episodes):
+    fixed = MAML(small_network(), inner_lr=0.3, order=order, backend="loop").meta_gradients(episodes).gradients
+    learned = MAML(small_network(), inner_lr=0.3, order=order, learned_lr=learned_lr, backend="loop")
+    gradients = learned.meta_gradients(episodes).gradients
+    assert relative_error(gradients.params.values(), fixed.params.values()) < 1e-12
+    assert gradients.learning_rates.keys() == fixed.params.keys()
+    assert all(g.abs().sum() > 0 for g in list(gradients.learning_rates.values())[-2:])
 
 
 def test_every_task_of_a_batch_contributes(episodes):
     for backend in ("loop", "threads", "vmap"):
         maml = MAML(small_network(), backend=backend)
-        alone = [maml.meta_gradients(TaskBatch(*(part[t : t + 1] for part in episodes)))[1] for t in range(3)]
-        together = maml.meta_gradients(episodes)[1]
-        mean = {name: sum(gradients[name] for gradients in alone) / 3 for name in together}
+        single = [TaskBatch(*(part[t : t + 1] for part in episodes)) for t in range(3)]
+        alone = [maml.meta_gradients(task).gradients for task in single]
+        together = maml.meta_gradients(episodes).gradients
+        mean = [sum(of_task) / 3 for of_task in zip(*(gradients.tensors() for gradients in alone))]
         assert relative_error(together, mean) < 1e-12
         assert relative_error(alone[-1], mean) > 1e-2
 
@@ -281,12 +299,12 @@ def test_anil_adapts_only_the_head_and_still_learns_the_body(episodes):
     adapted = maml.adapt(episodes.support_x[0], episodes.support_y[0])
     for (name, before), (_, after) in zip(maml.model.named_parameters(), adapted.named_parameters()):
         assert torch.equal(before, after) != name.startswith("head.")
-    assert maml.meta_gradients(episodes)[1]["features.0.weight"].abs().sum() > 0
+    assert maml.meta_gradients(episodes).gradients.params["features.0.weight"].abs().sum() > 0
 
 
 def test_reptile_is_the_way_to_where_plain_training_ends(episodes):
     reptile = Reptile(small_network(), inner_lr=0.2, inner_steps=3, backend="loop")
-    gradients = reptile.meta_gradients(episodes)[1]
+    gradients = reptile.meta_gradients(episodes).gradients
     expected = 0
     for task in range(3):
         model = small_network()
@@ -299,8 +317,33 @@ def test_reptile_is_the_way_to_where_plain_training_ends(episodes):
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
         expected = expected + (start - nn.utils.parameters_to_vector(model.parameters()).detach()) / 0.2 / 3
-    found = torch.cat([gradients[name].flatten() for name, _ in reptile.model.named_parameters()])
+    found = torch.cat([gradients.params[name].flatten() for name, _ in reptile.model.named_parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_protonet_is_softmax_over_distances_to_prototypes(episodes):
+    """Snell et al. 2017, equations 1 and 2, and the gradient of its loss by plain backpropagation."""
+    model = small_network()
+    loss = 0.0
+    for support_x, support_y, query_x, query_y in zip(*episodes):
+        prototypes = torch.stack([model.features(support_x)[support_y == c].mean(0) for c in range(3)])
+        distances = torch.cdist(model.features(query_x), prototypes).square()
+        loss = loss + F.cross_entropy(-distances, query_y) / 3
+    plain = torch.autograd.grad(loss, list(model.features.parameters()))
+    found = MAML(model, "protonet", backend="loop").meta_gradients(episodes)
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    by_name = found.gradients.params
+    assert relative_error([g for name, g in by_name.items() if name.startswith("features.")], plain) < 1e-12
+    assert not by_name["head.weight"].any() and not by_name["head.bias"].any()  # replaced in every task
+
+
+def test_protomaml_can_start_from_any_head(episodes):
+    """The learned head plays no part: prototypes take its place before the first step."""
+    other = small_network()
+    with torch.no_grad():
+        other.head.weight.add_(1)
+    first, second = (MAML(m, "protomaml", backend="loop").meta_gradients(episodes) for m in (small_network(), other))
+    assert first.loss == second.loss and relative_error(first.gradients, second.gradients) == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -314,6 +357,12 @@ def test_adapt_and_trajectory_agree_with_plain_gradient_descent(name, backend, e
     assert trajectory.query_outputs.shape == (3, steps + 1, 6, 3)
     adapted = maml.adapt(episodes.support_x[1], episodes.support_y[1])
     model = small_network()
+    if maml.settings.head_init == "prototypes":
+        with torch.no_grad():
+            features = model.features(episodes.support_x[1])
+            for c, weight in enumerate(model.head.weight):
+                weight.copy_(2 * features[episodes.support_y[1] == c].mean(0))
+                model.head.bias[c] = -(features[episodes.support_y[1] == c].mean(0).norm() ** 2)
     moving = [p for n, p in model.named_parameters() if n in maml.adapted_names]
     optimizer = torch.optim.SGD(moving, lr=0.2)
     for step in range(steps + 1):
@@ -330,12 +379,12 @@ def test_adapt_and_trajectory_agree_with_plain_gradient_descent(name, backend, e
         if parameter in maml.adapted_names:
             end = trajectory.parameters[parameter][1, -1]
             torch.testing.assert_close(end, expected.detach(), rtol=1e-9, atol=1e-12)
-    right = (model(episodes.query_x[1]).argmax(1) == episodes.query_y[1]).double().mean().item()
-    assert trajectory.query_accuracy[1, -1].item() == pytest.approx(right)
+    expected = (model(episodes.query_x[1]).argmax(1) == episodes.query_y[1]).double().mean().item()
+    assert trajectory.query_accuracy[1, -1].item() == pytest.approx(expected)
     assert all(torch.equal(value, before[key]) for key, value in maml.state_dict().items())
 
 
-def test_more_steps_than_trained_use_the_last_rates_and_norms(episodes):
+def test_more_steps_than_trained_use_the_last_learning_rates_and_norms(episodes):
     maml = learner(small_network(), "maml++", inner_steps=2, backend="loop")
     longer = maml.trajectory(episodes, steps=4)
     assert longer.query_loss.shape == (3, 5)
@@ -346,8 +395,9 @@ def test_regression_has_no_accuracy():
     maml = MAML(MLP(), loss=F.mse_loss, inner_lr=0.01)
     batch = SinusoidTasks().batch(0)
     assert maml.trajectory(batch).query_accuracy is None
-    loss, accuracy, _ = maml.meta_step(batch)
-    assert accuracy is None and math.isfinite(loss)
+    loss, score, _ = maml.meta_gradients(batch)
+    assert score is None and math.isfinite(loss)
+    assert accuracy(torch.zeros(3, 1), torch.zeros(3, 1)).isnan()
 
 
 @pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
@@ -390,7 +440,7 @@ def test_any_plain_module_works(episodes):
     for backend in ("loop", "vmap"):
         torch.manual_seed(0)
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            results.append(MAML(Tiny().double(), inner_steps=2, backend=backend).meta_gradients(episodes)[1])
+            results.append(MAML(Tiny().double(), inner_steps=2, backend=backend).meta_gradients(episodes).gradients)
     assert relative_error(results[1], results[0]) < 1e-12
 
 
@@ -400,22 +450,26 @@ def test_any_plain_module_works(episodes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(inner_steps=-1), "inner_steps is -1, but must be a whole number at least 0"),
-        (dict(inner_steps=2.5), "inner_steps is 2.5"),
-        (dict(inner_lr=-0.1), "inner_lr is -0.1, but must be a finite number at least 0"),
-        (dict(inner_lr=math.nan), "inner_lr is nan"),
-        (dict(outer_lr=0), "outer_lr is 0, but must be a finite number above 0"),
-        (dict(order=3), "order is 3, but must be a whole number at least 1 and at most 2"),
-        (dict(order=True), "order is True"),
-        (dict(cosine="no"), "cosine is 'no', but must be True or False"),
-        (dict(adapt=3), "adapt is 3, but must be a name pattern or several"),
+        (dict(inner_steps=-1), "inner_steps: expected an integer at least 0, got -1"),
+        (dict(inner_steps=2.5), "got 2.5"),
+        (dict(inner_lr=-0.1), "inner_lr: expected a finite number at least 0, got -0.1"),
+        (dict(inner_lr=math.nan), "inner_lr: expected a finite number at least 0, got nan"),
+        (dict(outer_lr=0), "outer_lr: expected a finite number above 0, got 0"),
+        (dict(order=3), "order: expected an integer at least 1 and at most 2, got 3"),
+        (dict(order=True), "got True"),
+        (dict(cosine="no"), "cosine: expected True or False, got 'no'"),
+        (dict(adapt=3), "adapt: expected a name pattern or several, got 3"),
         (dict(multi_step_loss="anealed"), "Did you mean 'annealed'"),
         (dict(learned_lr="per_layer"), "learned_lr 'per_layer' is unknown"),
-        (dict(first_order_epochs=-1), "first_order_epochs is -1"),
-        (dict(multi_step_epochs=0), "multi_step_epochs is 0"),
+        (dict(first_order_epochs=-1), "first_order_epochs: expected an integer at least 0, got -1"),
+        (dict(multi_step_epochs=0), "multi_step_epochs: expected an integer at least 1, got 0"),
         (dict(inner_step=3), "The setting 'inner_step' is unknown. Did you mean 'inner_steps'"),
         (dict(adapt="body.*"), "matches no parameter of the model"),
         (dict(backend="cuda"), "The backend 'cuda' is unknown"),
+        (dict(head_init="prototype"), "Did you mean 'prototypes'"),
+        (dict(head_init="prototypes", adapt="features.*"), "adapt must include head.weight and head.bias"),
+        (dict(meta_gradient="reptile"), "meta_gradient 'reptile' is unknown"),
+        (dict(meta_gradient="displacement", checkpoint_steps=True), "checkpoint_steps must be False"),
     ],
 )
 def test_bad_settings_get_one_clear_sentence(changes, message):
@@ -440,6 +494,8 @@ def test_models_that_cannot_be_meta_learned_are_refused():
         Reptile(Conv4(), learned_lr="parameter")
     with pytest.raises(InputError, match="inner_lr above 0"):
         Reptile(Conv4(), inner_lr=0)
+    with pytest.raises(InputError, match="has not both a module `features` and an `nn.Linear` `head`"):
+        MAML(nn.Sequential(nn.Linear(2, 2)), "protomaml")
 
 
 def broken(batch, **parts):
@@ -451,17 +507,26 @@ def broken(batch, **parts):
     [
         (
             lambda b: broken(b, support_y=b.support_y + 1),
-            "support_y has labels from 1 to 3, but the model has 3 outputs",
+            "support_y: expected labels from 0 to 2, as the model has 3 outputs, got 1 to 3",
         ),
-        (lambda b: broken(b, query_y=b.query_y - 1), "query_y has labels from -1 to 1"),
-        (lambda b: broken(b, support_x=b.support_x[0, 0]), "support_x has shape (1, 28, 28)|but must begin with"),
-        (lambda b: broken(b, query_y=b.query_y.int()), "query_y has dtype torch.int32"),
-        (lambda b: broken(b, support_x=b.support_x.long()), "support_x has dtype torch.int64"),
-        (lambda b: broken(b, query_x=b.query_x[:, :3]), "query_y has shape (3, 6), but must begin with (3, 3)"),
+        (lambda b: broken(b, query_y=b.query_y - 1), "got -1 to 1"),
+        (
+            lambda b: broken(b, support_x=b.support_x[0, 0]),
+            "support_x: expected shape (tasks, examples, ...), got (1, 28, 28)|expected a shape that begins with",
+        ),
+        (
+            lambda b: broken(b, query_y=b.query_y.int()),
+            "query_y: expected dtype torch.int64 (labels) or floating (targets), got torch.int32",
+        ),
+        (lambda b: broken(b, support_x=b.support_x.long()), "support_x: expected a floating dtype, got torch.int64"),
+        (lambda b: broken(b, query_x=b.query_x[:, :3]), "query_y: expected a shape that begins with (3, 3)"),
         (lambda b: broken(b, query_x=b.query_x[:2], query_y=b.query_y[:2]), "3 tasks and the query set 2"),
-        (lambda b: broken(b, query_x=b.query_x.to("meta")), "tensors are on cpu and meta"),
-        (lambda b: b.__class__(*(part.to("meta") for part in b)), "The batch is on meta, but the model is on cpu"),
-        (lambda b: b[:3], "must be four tensors"),
+        (lambda b: broken(b, query_x=b.query_x.to("meta")), "on one device, got cpu and meta"),
+        (
+            lambda b: b.__class__(*(part.to("meta") for part in b)),
+            "The batch: expected it on cpu, as the model is, got it on meta",
+        ),
+        (lambda b: b[:3], "expected four tensors"),
     ],
 )
 def test_bad_batches_get_one_clear_sentence(damage, message, episodes):
@@ -473,17 +538,17 @@ def test_bad_batches_get_one_clear_sentence(damage, message, episodes):
 
 
 def test_adapt_checks_its_support_set(episodes):
-    with pytest.raises(InputError, match="labels from 5 to 5"):
+    with pytest.raises(InputError, match="got 5 to 5"):
         MAML(small_network()).adapt(episodes.support_x[0], torch.full((6,), 5))
 
 
 @pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
 def test_works_where_gradients_are_switched_off(episodes, backend):
     maml = MAML(Conv4(3, 4).double(), backend=backend)
-    expected = maml.trajectory(episodes).query_loss, maml.meta_gradients(episodes)[1]
+    expected = maml.trajectory(episodes).query_loss, maml.meta_gradients(episodes).gradients
     with torch.no_grad():
         torch.testing.assert_close(maml.trajectory(episodes).query_loss, expected[0])
-        torch.testing.assert_close(maml.meta_gradients(episodes)[1], expected[1])
+        torch.testing.assert_close(maml.meta_gradients(episodes).gradients, expected[1])
         adapted = maml.adapt(episodes.support_x[0], episodes.support_y[0])
         assert not torch.is_grad_enabled()
     assert adapted(episodes.query_x[0]).requires_grad

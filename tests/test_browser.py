@@ -146,8 +146,8 @@ class Lab:
     def words(self):
         return self.widget.locator("[role=status], [role=alert]").first.inner_text()
 
-    def pictures(self):
-        """What the three pictures hold: a hash of the bytes behind each."""
+    def images(self):
+        """What the three images hold: a hash of the bytes behind each."""
         return self.widget.locator("img").evaluate_all(
             """images => Promise.all(images.map(async image => {
                 const bytes = await (await fetch(image.src)).arrayBuffer();
@@ -201,7 +201,7 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     lab.no_errors()
     lab.widget.scroll_into_view_if_needed()
     lab.until_said("step 5 of 5")
-    first, said = lab.pictures(), lab.words()
+    first, said = lab.images(), lab.words()
     assert len(first) == 3 and len(set(first)) == 3
     assert all(
         "step 5 of 5" in title for title in lab.widget.locator("img").evaluate_all("all => all.map(i => i.title)")
@@ -213,7 +213,7 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     step.focus()
     page.keyboard.press("ArrowLeft")
     lab.until_said("step 4 of 5")
-    changed = lab.pictures()
+    changed = lab.images()
     assert all(a != b for a, b in zip(first, changed))
     lab.shot("2-step-4")
     for _ in range(3):
@@ -223,9 +223,9 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     lab.until_said("step 0 of 5")
     page.keyboard.press("End")
     lab.until_said("step 5 of 5")
-    lab.until("the first pictures", lambda: lab.pictures() == first)
+    lab.until("the first images", lambda: lab.images() == first)
 
-    # The mouse: a fast drag to the left end and back over all steps; the last picture belongs to the last place.
+    # The mouse: a fast drag to the left end and back over all steps; the last image belongs to the last place.
     box = (
         lab.widget.locator(".widget-slider", has=page.get_by_text("Step", exact=True))
         .locator(".noUi-target")
@@ -241,16 +241,16 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     lab.shot("3-dragged-to-0")
     step.focus()
     page.keyboard.press("End")
-    lab.until("the first pictures", lambda: lab.pictures() == first)
+    lab.until("the first images", lambda: lab.images() == first)
 
-    # Every other control changes what is said or shown, and its old value brings the old pictures back.
+    # Every other control changes what is said or shown, and its old value brings the old images back.
     def there_and_back(name, there, back, said_there):
         there()
         lab.until_said(*said_there)
-        lab.until("other pictures", lambda: lab.pictures() != first)
+        lab.until("other images", lambda: lab.images() != first)
         lab.shot(name)
         back()
-        lab.until("the first pictures", lambda: lab.pictures() == first)
+        lab.until("the first images", lambda: lab.images() == first)
 
     def press(control, *keys):
         control.focus()
@@ -273,12 +273,12 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
         "6-ways",
         lambda: press(lab.slider("Ways"), "ArrowLeft"),
         lambda: press(lab.slider("Ways"), "ArrowRight"),
-        ["of 20 right"],
+        ["of 20 correct"],
     )
     there_and_back(
-        "7-rate",
-        lambda: press(lab.slider("Inner rate"), "End"),
-        lambda: press(lab.slider("Inner rate"), "Home", "ArrowRight", "ArrowRight"),
+        "7-inner-lr",
+        lambda: press(lab.slider("Inner LR"), "End"),
+        lambda: press(lab.slider("Inner LR"), "Home", "ArrowRight", "ArrowRight"),
         ["Task 0"],
     )
     there_and_back(
@@ -319,18 +319,18 @@ def test_the_explorer_survives_a_restart_of_the_kernel(page, server):
     lab = Lab(page, server, "restart.ipynb")
     lab.run_all()
     lab.widget.scroll_into_view_if_needed()
-    first = lab.pictures()
+    first = lab.images()
     lab.slider("Step").focus()
     page.keyboard.press("ArrowLeft")
     lab.until_said("step 4 of 5")
     lab.run_all(restart=True)
     lab.widget.scroll_into_view_if_needed()
     lab.until_said("step 5 of 5")
-    assert lab.pictures() == first
+    assert lab.images() == first
     lab.slider("Step").focus()
     page.keyboard.press("Home")
     lab.until_said("step 0 of 5")
-    assert lab.pictures() != first
+    assert lab.images() != first
     lab.shot("13-after-restart")
     lab.no_errors()
 
@@ -348,7 +348,7 @@ def test_the_button_stops_a_training_that_runs(page, server):
         page, server, "stop.ipynb", [LONG_TRAINING, "print('finished:', history.finished, len(history.losses) > 1)"]
     )
     lab.menu("Run", "Run All Cells")
-    page.get_by_text("Iteration ").first.wait_for()  # a picture was drawn while the cell runs
+    page.get_by_text("Iteration ").first.wait_for()  # a figure was drawn while the cell runs
     lab.shot("14-training")
     page.locator(".jp-OutputArea button", has_text="Stop").click()
     page.get_by_text("finished: False True").wait_for()

@@ -44,7 +44,7 @@ def half_done(notebook, name):
 
 
 def wrong(notebook, name):
-    """Answers that run and are wrong: support drawings in the query set, MAML for FOMAML, and one answer to all."""
+    """Answers that run and are wrong: support examples in the query set, MAML for FOMAML, and one answer to all."""
     correct(notebook, name)
     for cell in notebook.cells:
         cell.source = cell.source.replace("order[: shots + queries]", "order[:shots].repeat(shots + queries)")
@@ -72,7 +72,7 @@ def course(tmp_path_factory):
     from traitlets.config import Config
 
     folder = tmp_path_factory.mktemp("classroom") / "course"
-    make = runpy.run_path(str(ROOT / "solutions" / "make_exercises.py"))
+    make = runpy.run_path(str(ROOT / "tools" / "make_exercises.py"))
     make["main"](["--course", str(folder)])
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "mamlcourse"
@@ -132,7 +132,7 @@ def test_a_wrong_submission_gets_nothing_and_is_told_why(course):
     folder, scores, _ = course
     assert [scores["cem", name] for name in SHORT] == [0, 0]
     told = (folder / "feedback" / "cem" / SHORT[0] / f"{SHORT[0]}.html").read_text(encoding="utf-8")
-    assert "Support drawings appear in the query set" in told and "The two parts are exchanged" in told
+    assert "Support examples appear in the query set" in told and "The two parts are exchanged" in told
     graded = (folder / "autograded" / "cem" / SHORT[1] / f"{SHORT[1]}.ipynb").read_text(encoding="utf-8")
     assert "True of every version" in graded and "This is still MAML" in graded
 

@@ -64,7 +64,7 @@ def test_train_resume_and_evaluate(run, tmp_path):
     assert code == 0, err
     assert torch.load("m.pt", weights_only=True)["done"] == 6
     code, out, err = run("evaluate", "m.pt", "--tasks", 7, "--json", "e.json")
-    assert code == 0 and "95% interval over tasks" in out, err
+    assert code == 0 and "95% CI over tasks" in out, err
     record = read_json(tmp_path / "e.json")
     assert len(record["task_accuracies"]) == 7 and len(record["task_accuracies"][0]) == 6
     last = [accuracies[-1] for accuracies in record["task_accuracies"]]
@@ -90,27 +90,28 @@ def test_doctor_says_what_would_run(run):
     [
         (["compare", "--algorithm", "mamlpp"], "'mamlpp' is unknown. Did you mean 'maml'"),
         (["compare", "--dataset", "glyph"], "Did you mean 'glyphs'"),
-        (["compare", "--ways", "2000"], "ways is 2000"),
-        (["compare", "--shots", "10", "--queries", "11"], "shots + queries is 10 + 11 = 21"),
-        (["compare", "--seeds", "0"], "seeds is 0"),
-        (["compare", "--train-tasks", "-4"], "train_tasks is -4"),
-        (["compare", "--inner-steps", "-1"], "inner_steps is -1"),
-        (["compare", "--outer-lr", "nan"], "outer_lr is nan"),
+        (["compare", "--ways", "2000"], "got 2000"),
+        (["compare", "--shots", "10", "--queries", "11"], "got 10 + 11 = 21"),
+        (["compare", "--seeds", "0"], "seeds: expected"),
+        (["compare", "--train-tasks", "-4"], "train_tasks: expected"),
+        (["compare", "--inner-steps", "-1"], "inner_steps: expected"),
+        (["compare", "--outer-lr", "nan"], "outer_lr: expected"),
         (["compare", "--device", "gpu"], "The device 'gpu' cannot be used here"),
         (["compare", "--backend", "fast"], "The backend 'fast' is unknown"),
         (["compare", "--downsampling", "maxpool"], "Did you mean 'max-pool'"),
-        (["compare", "--json", "record.txt"], "must end in .json"),
-        (["compare", "--figure", "picture.jpg"], "must end in .png or .svg"),
+        (["compare", "--reduction", "maxpool"], "Did you mean 'max-pool'"),  # its name in published commands
+        (["compare", "--json", "record.txt"], "expected an ending .json, got '.txt'"),
+        (["compare", "--figure", "picture.jpg"], "expected an ending .png or .svg, got '.jpg'"),
         (["compare", "--json", "a file/record.json"], "cannot be written"),
         (["data", "omniglot", "--root", "a file"], "a file"),
         (["train", "--out", "a file/m.pt"], "cannot be written"),
-        (["train", "--out", "m.pt", "--iterations", "0"], "iterations is 0"),
-        (["train", "--out", "m.pt", "--seed", "-1"], "seed is -1"),
+        (["train", "--out", "m.pt", "--iterations", "0"], "iterations: expected"),
+        (["train", "--out", "m.pt", "--seed", "-1"], "seed: expected"),
         (["train", "--out", "m.pt", "--inner-lr", "1e9", "--iterations", "3", *TINY], "Training diverged"),
         (["evaluate", "absent.pt"], "There is no checkpoint file absent.pt"),
         (["evaluate", "a file"], "is not a readable checkpoint"),
         (["data", "mnist"], "'mnist' is unknown"),
-        (["data", "--sheet", "sheet"], "must end in .png or .svg"),
+        (["data", "--sheet", "sheet"], "expected an ending .png or .svg, got ''"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_code_2(arguments, message, run, tmp_path):

@@ -8,13 +8,22 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mamlcourse import InputError, figures
-from mamlcourse.comparison import caption, compare, markdown, paired_difference, recommendation, rows, summary
+from mamlcourse import InputError
+from mamlcourse.comparison import (
+    caption,
+    compare,
+    comparison_figure,
+    markdown,
+    paired_difference,
+    recommendation,
+    rows,
+    summary,
+)
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
 from mamlcourse.records import provenance, read_json, write_json
 from mamlcourse.settings import RECIPES, recipe
-from mamlcourse.styles import TITLES
+from mamlcourse.styles import COLOURS, MARKS, TITLES
 
 SMALL = Problem(validation=0, filters=4, queries=2)
 
@@ -84,8 +93,8 @@ def test_summary_agrees_with_the_arithmetic_written_out():
     by_task = [0.7, 0.7, 0.85, 0.65]
     assert found["maml"].interval == pytest.approx(3.182 * statistics.stdev(by_task) / 2)
     assert found["maml"].over_chance == pytest.approx(0.525)
-    assert found["maml"].seed_spread == pytest.approx(statistics.stdev([0.75, 0.7]))
-    assert found["maml"].spread == pytest.approx((statistics.stdev(maml[0]) + statistics.stdev(maml[1])) / 2)
+    assert found["maml"].std_over_seeds == pytest.approx(statistics.stdev([0.75, 0.7]))
+    assert found["maml"].std_over_tasks == pytest.approx((statistics.stdev(maml[0]) + statistics.stdev(maml[1])) / 2)
     assert found["maml"].worst_decile == pytest.approx(0.6)
     assert found["maml"].final_loss == 1.0 and found["maml"].difference is None
     assert found["fomaml"].difference == pytest.approx(-0.0625)
@@ -142,12 +151,12 @@ def test_table_and_markdown_show_every_algorithm(record):
 
 
 def test_every_recipe_has_a_title_a_colour_and_a_mark_of_its_own():
-    for names in (TITLES, figures.COLOURS, figures.MARKS):
+    for names in (TITLES, COLOURS, MARKS):
         assert names.keys() == RECIPES.keys() and len(set(names.values())) == len(names)
 
 
 def test_comparison_figure(record):
-    figure = figures.comparison_figure(record)
+    figure = comparison_figure(record)
     assert isinstance(figure, Figure)
     path, difference, cost = figure.axes
     assert all(axes.get_title() and axes.get_xlabel() for axes in figure.axes)
@@ -157,7 +166,7 @@ def test_comparison_figure(record):
     assert [label.get_text() for label in difference.get_yticklabels()] == ["FOMAML", "MAML++"]
     single = copy.deepcopy(record)
     single["algorithms"] = {"maml": single["algorithms"]["maml"]}
-    figures.comparison_figure(single)
+    comparison_figure(single)
 
 
 def test_peak_memory_grows_with_the_network_and_the_graded_steps():
@@ -175,17 +184,17 @@ def test_a_failed_memory_measurement_is_said():
     "arguments, message",
     [
         (dict(algorithms=["maml", "mmal"]), "'mmal' is unknown. Did you mean 'maml'"),
-        (dict(algorithms=[]), "algorithms is []"),
+        (dict(algorithms=[]), "algorithms: expected at least one name and none twice, got []"),
         (dict(algorithms=["maml", "maml"]), "none twice"),
-        (dict(seeds=[]), "seeds is []"),
-        (dict(train_tasks=7), "train_tasks is 7, but must be a multiple of tasks_per_batch, which is 4"),
-        (dict(train_tasks=0), "train_tasks is 0"),
-        (dict(eval_tasks=1), "eval_tasks is 1, but must be a whole number at least 2"),
-        (dict(tasks_per_batch=0), "tasks_per_batch is 0"),
-        (dict(problem=Problem(ways=5000)), "ways is 5000"),
+        (dict(seeds=[]), "seeds: expected at least one and none twice, got []"),
+        (dict(train_tasks=7), "train_tasks: expected a multiple of tasks_per_batch (4), got 7"),
+        (dict(train_tasks=0), "train_tasks: expected"),
+        (dict(eval_tasks=1), "eval_tasks: expected an integer at least 2"),
+        (dict(tasks_per_batch=0), "tasks_per_batch: expected"),
+        (dict(problem=Problem(ways=5000)), "got 5000"),
         (dict(problem=Problem(dataset="omniglott")), "Did you mean 'omniglot'"),
         (dict(device="cuda:99"), "The device 'cuda:99' cannot be used here"),
-        (dict(inner_lr=-1.0), "inner_lr is -1.0"),
+        (dict(inner_lr=-1.0), "inner_lr: expected"),
         (dict(inner_rate=1.0), "The setting 'inner_rate' is unknown. Did you mean 'inner_lr'"),
     ],
 )

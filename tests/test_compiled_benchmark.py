@@ -4,7 +4,7 @@ import compiled
 import pytest
 import torch
 
-from mamlcourse import acceleration
+from mamlcourse.engine import backends
 from mamlcourse.records import origin, read_json
 
 
@@ -29,12 +29,10 @@ def test_compiling_pays_after_what_it_saves_against_the_faster_other(loop, vmap,
     assert compiled.table({"rows": [found]})[0][-1] == (str(after) if after else "never")
 
 
-@pytest.mark.skipif(
-    torch.__version__ < "2.11", reason="not tried below torch 2.11; 2.6 cannot do it"
-)
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="not tried below torch 2.11; 2.6 cannot do it")
 def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, monkeypatch, capsys):
     eagerly = torch.compile(lambda function, batch: function(*batch), backend="eager")  # compiling takes a while
-    monkeypatch.setattr(acceleration, "_fuser", lambda: eagerly)
+    monkeypatch.setattr(backends, "_fuser", lambda: eagerly)
     compiled.main(rounds=2, threads=0, quick=True, json=tmp_path / "compiled.json")
     record = read_json(tmp_path / "compiled.json")
     (found,) = record["rows"]

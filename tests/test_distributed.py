@@ -90,7 +90,7 @@ def test_slices_are_the_whole_batch_in_order_and_nearly_equal(size):
 
 def test_fewer_tasks_than_ranks_are_refused():
     assert refusal(Ranks(1, 3).slice, SinusoidTasks(tasks_per_batch=2).batch(0)) == (
-        "tasks_per_batch is 2, but must be at least 3, so that each of the 3 processes has a task."
+        "tasks_per_batch: expected at least 3, so that each of the 3 processes has a task, got 2."
     )
 
 
@@ -106,29 +106,27 @@ def test_shared_meta_gradients_are_those_of_one_process(recipe, dtype, tolerance
         return learner(Conv4(3, 4).to(dtype), recipe, inner_steps=2, backend="loop")
 
     mamls = [fresh() for _ in range(4)]
-    loss, accuracy, gradients = mamls[3].meta_step(batch)
+    loss, accuracy, gradients = mamls[3].meta_gradients(batch)
     computed = []
 
     def one(ranks):
-        def step(share):
-            computed.append(len(share[0]))
-            return mamls[ranks.rank].meta_step(share)
-
-        return ranks.meta_step(batch, step)
+        share = ranks.slice(batch)
+        computed.append(len(share[0]))
+        return ranks.average(mamls[ranks.rank].meta_gradients(share), weight=len(share[0]) / len(batch[0]))
 
     found, sent = as_threads(3, one)
     assert sorted(computed) == [1, 1, 2]
     for own_loss, own_accuracy, own_gradients in found:
         assert own_loss.item() == pytest.approx(loss.item(), rel=tolerance)
         assert own_accuracy.item() == pytest.approx(accuracy.item(), rel=1e-6)
-        assert own_gradients.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            assert own_gradients[name].dtype == dtype and own_gradients[name].shape == gradient.shape
-            largest = max(g.abs().max() for g in gradients.values())
-            assert (own_gradients[name] - gradient).abs().max() <= tolerance * largest, name
+        assert [part.keys() for part in own_gradients] == [part.keys() for part in gradients]
+        largest = max(g.abs().max() for g in gradients.tensors())
+        for own, gradient in zip(own_gradients.tensors(), gradients.tensors()):
+            assert own.dtype == dtype and own.shape == gradient.shape
+            assert (own - gradient).abs().max() <= tolerance * largest
     assert len(sent) == 3  # one each
-    numbers = sum(p.numel() for p in mamls[3].meta_parameters().values())
-    assert all(buffer.dtype == dtype and buffer.shape == (numbers + 3,) for buffer in sent)
+    elements = sum(p.numel() for p in mamls[3].meta_params().tensors())
+    assert all(buffer.dtype == dtype and buffer.shape == (elements + 3,) for buffer in sent)
 
 
 def regressor(seed=0):
@@ -244,7 +242,7 @@ def test_a_process_alone_joins_nothing(environment, monkeypatch):
         monkeypatch.setenv(name, value)
     with joined() as ranks:
         assert (ranks.rank, ranks.size) == (0, 1) and not dist.is_initialized()
-        assert ranks.meta_step("batch", str.upper) == "BATCH" and ranks.from_first(lambda: 3) == 3
+        assert ranks.average("as it is", weight=1) == "as it is" and ranks.from_first(lambda: 3) == 3
         assert ranks.stop(True) and not ranks.stop(False)
 
 
@@ -417,7 +415,7 @@ def test_the_sentence_has_a_line_of_its_own_whatever_is_on_the_screen(speaker, t
     [
         (["--out", "there.pt"], "there.pt exists: go on with --resume, or name another file with --out."),
         (["--out", "there.pt", "--resume"], "there.pt is not a readable checkpoint ("),
-        (["--out", "m.pt", "--tasks-per-batch", 1], "tasks_per_batch is 1, but must be at least 2, so that each of"),
+        (["--out", "m.pt", "--tasks-per-batch", 1], "tasks_per_batch: expected at least 2, so that each of"),
         (["--out", "m.pt", "--inner-lr", 1e30, "--iterations", 3], "Training diverged: the loss is nan at iteration 1"),
     ],
     ids=["exists", "unreadable", "few tasks", "diverged"],

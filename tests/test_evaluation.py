@@ -37,12 +37,12 @@ def tasks(noise):
     "count, quantile",
     [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776), (10, 2.262), (15, 2.145), (31, 2.042), (32, 1.96), (600, 1.96)],
 )
-def test_half_interval_has_students_quantiles(count, quantile):
+def test_ci95_has_students_quantiles(count, quantile):
     values = [math.sin(number) for number in range(count)]
     assert ci95(values) == pytest.approx(quantile * statistics.stdev(values) / math.sqrt(count), rel=1e-12)
 
 
-def test_half_interval_of_known_values():
+def test_ci95_of_known_values():
     assert ci95([1, 2, 3]) == pytest.approx(4.303 * 1 / math.sqrt(3))
     assert ci95([0.0, 1.0] * 300) == pytest.approx(1.96 * math.sqrt(0.25 * 600 / 599 / 600))
     assert ci95([0.5] * 10) == 0
@@ -60,7 +60,7 @@ def test_measurements_of_known_accuracies():
     assert found.accuracy == found.score == 0.625
     assert found.loss == 1.0
     deviation = math.sqrt((0.125**2 + 0.125**2 + 0.375**2 + 0.375**2) / 3)
-    assert found.spread == pytest.approx(deviation)
+    assert found.std == pytest.approx(deviation)
     assert found.interval == pytest.approx(3.182 * deviation / 2)
     assert found.worst_decile == 0.25
     assert found.by_step == pytest.approx([0.2, 0.4, 0.625])
@@ -73,7 +73,7 @@ def test_measurements_of_known_regression_losses():
     assert found.per_task == [1.0, 2.0, 1.0, 0.0]
     assert math.isnan(found.accuracy)
     assert (found.loss, found.score) == (1.0, -1.0)
-    assert found.spread == pytest.approx(math.sqrt(2 / 3))
+    assert found.std == pytest.approx(math.sqrt(2 / 3))
     assert found.interval == pytest.approx(3.182 * math.sqrt(2 / 3) / 2)
     assert found.worst_decile == 2.0  # the worst loss is the highest
     assert found.by_step == found.loss_by_step == [2.0, 1.5, 1.0]
@@ -92,7 +92,7 @@ def test_worst_decile_is_the_mean_of_a_tenth(tasks, worst):
 def test_one_task_or_no_step():
     found = Evaluation(torch.tensor([[2.0]]), torch.tensor([[0.5]]), torch.tensor([[2.0]]))
     assert (found.accuracy, found.worst_decile, found.overshoot, found.by_step) == (0.5, 0.5, 0.0, [0.5])
-    assert math.isnan(found.spread) and math.isnan(found.interval)
+    assert math.isnan(found.std) and math.isnan(found.interval)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -107,7 +107,7 @@ def test_measurements_of_any_numbers(data, tasks, columns):
     found = Evaluation(losses, accuracies, losses)
     last = [float(row[-1]) for row in accuracies]
     assert found.accuracy == pytest.approx(sum(last) / tasks)
-    assert found.spread == pytest.approx(float(np.std(last, ddof=1)), abs=1e-12)
+    assert found.std == pytest.approx(float(np.std(last, ddof=1)), abs=1e-12)
     assert found.worst_decile == pytest.approx(float(np.mean(np.sort(last)[: max(tasks // 10, 1)])))
     assert found.overshoot == pytest.approx(
         sum(any(row[j] > row[i] for j in range(columns) for i in range(j)) for row in losses.tolist()) / tasks
@@ -254,14 +254,14 @@ def test_everything_is_put_back_after_an_error_too(tasks):
 def test_bad_number_of_tasks_gets_one_clear_sentence(value, tasks):
     with pytest.raises(InputError) as caught:
         evaluate(tiny(), tasks, value)
-    assert str(caught.value) == f"number_of_tasks is {value!r}, but must be a whole number at least 1."
+    assert str(caught.value) == f"number_of_tasks: expected an integer at least 1, got {value!r}."
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "2"], ids=repr)
 def test_bad_steps_get_one_clear_sentence(value, tasks):
     with pytest.raises(InputError) as caught:
         evaluate(tiny(), tasks, 4, steps=value)
-    assert str(caught.value) == f"steps is {value!r}, but must be a whole number at least 0."
+    assert str(caught.value) == f"steps: expected an integer at least 0, got {value!r}."
 
 
 def test_numpy_numbers_are_numbers(tasks):
@@ -271,9 +271,9 @@ def test_numpy_numbers_are_numbers(tasks):
 @pytest.mark.parametrize(
     "batches, message",
     [
-        ([], "There are no task batches (any more) to evaluate on, but there must be at least one."),
-        ([torch.zeros(3)], "must be four tensors"),
-        ([[np.zeros(3)] * 4], "must be four tensors"),
+        ([], "tasks: expected at least one batch to evaluate on, got none (any more)."),
+        ([torch.zeros(3)], "expected four tensors"),
+        ([[np.zeros(3)] * 4], "expected four tensors"),
     ],
 )
 def test_bad_batches_get_one_clear_sentence(batches, message):
@@ -283,7 +283,7 @@ def test_bad_batches_get_one_clear_sentence(batches, message):
 
 
 def test_tasks_with_more_classes_than_outputs_are_refused(noise):
-    with pytest.raises(InputError, match="labels from 0 to 4, but the model has 3 outputs"):
+    with pytest.raises(InputError, match="as the model has 3 outputs, got 0 to 4"):
         evaluate(tiny(), CharacterTasks(noise, ways=5), 4)
 
 

@@ -14,7 +14,7 @@ from mamlcourse import checks
 from mamlcourse.checks.progress import EXERCISES
 
 ROOT = Path(__file__).parent.parent
-MAKE = runpy.run_path(str(ROOT / "solutions" / "make_exercises.py"))
+MAKE = runpy.run_path(str(ROOT / "tools" / "make_exercises.py"))
 NAMES = [exercise.name for exercise in EXERCISES]
 POINTS = {"01": 5, "02": 5, "03": 5, "04": 5, "05": 5, "06": 5, "07": 5, "08": 5, "09": 16}
 
@@ -24,7 +24,7 @@ def read(folder, name):
 
 
 def kind(cell):
-    """"answer", "test", "locked", "essay" or "" by nbgrader's metadata."""
+    """By nbgrader's metadata: "answer", "test", "locked", "essay" or ""."""
     found = cell.metadata.get("nbgrader")
     if found is None:
         return ""
@@ -116,10 +116,10 @@ def test_exercise_says_what_to_do_how_hard_and_how_long_and_helps(entry):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_expected_picture_stands_in_the_exercise_with_words(name):
+def test_expected_figure_stands_in_the_exercise_with_words(name):
     attached = [cell for cell in read("exercises", name).cells if cell.get("attachments")]
     assert len(attached) == 1
-    assert re.search(r"\*Expected picture.{60,}\*", attached[0].source, re.DOTALL)
+    assert re.search(r"\*Expected figure.{60,}\*", attached[0].source, re.DOTALL)
     assert re.search(r"!\[[^\]\n]{60,}\]\(attachment:expected\.png\)", attached[0].source)
     assert len(attached[0].attachments["expected.png"]["image/png"]) > 5_000
 
@@ -137,7 +137,7 @@ def test_solution_was_run_and_shows_no_warning_and_no_machine(name):
     solution = read("solutions", name)
     code = [cell for cell in solution.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "make exercises with --run"
-    runner = runpy.run_path(str(ROOT / "benchmarks" / "run_notebooks.py"))
+    runner = runpy.run_path(str(ROOT / "tools" / "run_notebooks.py"))
     assert runner["output_complaints"](solution) == []
     assert not any(runner["PATH"].search(cell.source) for cell in solution.cells)
     lines = [line for cell in code for line in cell.source.splitlines()]

@@ -14,6 +14,7 @@ from PIL import Image
 from mamlcourse import (
     MAML,
     MLP,
+    Characters,
     CharacterTasks,
     Conv4,
     Evaluation,
@@ -23,12 +24,11 @@ from mamlcourse import (
     evaluate,
     train,
 )
-from mamlcourse import explorer as explorer_module
-from mamlcourse.explorer import SinusoidExplorer, TrainingMonitor, TrajectoryExplorer
+from mamlcourse.explorer import SinusoidExplorer, TrainingMonitor, TrajectoryExplorer, widgets
 from mamlcourse.explorer.figures import (
     CAPTION,
     CELL,
-    RIGHT,
+    CORRECT,
     WRONG,
     ZOOM,
     Frames,
@@ -49,7 +49,7 @@ from mamlcourse.explorer.landscape import (
     most_disputed_task,
     most_overshooting_task,
     read_crowd,
-    with_inner_rates,
+    with_inner_lr_times,
     worst_task,
 )
 from mamlcourse.pretrained import FOLDER, load_pretrained
@@ -92,7 +92,7 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def pictures(explore):
+def images(explore):
     return explore.predictions.value, explore.progress.value, explore.landscape.value
 
 
@@ -110,15 +110,15 @@ def test_tasks_stand_alone_and_keep_to_a_script(noise):
 
 
 @pytest.mark.parametrize("name", ["maml", "maml++"])
-def test_inner_rates_of_a_copy_are_multiplied(learners, tasks, name):
+def test_inner_learning_rates_of_a_copy_are_multiplied(learners, tasks, name):
     maml, batch = learners[name], tasks.batch(0)
     before = {key: value.clone() for key, value in maml.state_dict().items()}
-    first, tenfold = (m.trajectory(batch, 1, parameters=True).parameters for m in (maml, with_inner_rates(maml, 10)))
+    first, tenfold = (m.trajectory(batch, 1, parameters=True).parameters for m in (maml, with_inner_lr_times(10, maml)))
     for key in first:
         move, further = first[key][0, 1] - first[key][0, 0], tenfold[key][0, 1] - tenfold[key][0, 0]
         torch.testing.assert_close(further, 10 * move, rtol=1e-3, atol=1e-5)
     assert all(torch.equal(before[key], value) for key, value in maml.state_dict().items())
-    assert "above 0" in refusal(with_inner_rates, maml, 0)
+    assert "above 0" in refusal(with_inner_lr_times, 0, maml)
 
 
 def plane_of_two_weights(steps):
@@ -193,7 +193,7 @@ def test_failures_are_found():
         [[2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [1.0, 1.5]], [[0.2, right] for right in (0.2, 0.9, 0.9, 0.3)]
     )
     crowd = {"maml": maml, "fomaml": fomaml}
-    assert worst_task(crowd) == 3  # as many right answers as task 0, but more loss
+    assert worst_task(crowd) == 3  # as accurate as task 0, but more loss
     assert most_disputed_task(crowd) == 1
     assert most_overshooting_task(crowd) == 1
     assert most_overshooting_task({"fomaml": crowd["fomaml"]}) == 3
@@ -203,8 +203,8 @@ def test_failures_are_found():
 def test_words_say_what_each_learner_does(trajectories):
     words = in_words(trajectories, 2)
     for title, trajectory in zip(("MAML", "FOMAML", "MAML++"), trajectories.values()):
-        right = int((trajectory.query_outputs[0, 2].argmax(-1) == torch.arange(3).repeat_interleave(5)).sum())
-        assert f"{title} {right} of 15 right, loss {trajectory.query_loss[0, 2]:.2f}" in words
+        correct = int((trajectory.query_outputs[0, 2].argmax(-1) == torch.arange(3).repeat_interleave(5)).sum())
+        assert f"{title} {correct} of 15 correct, loss {trajectory.query_loss[0, 2]:.2f}" in words
 
 
 # The figures.
@@ -212,16 +212,16 @@ def test_words_say_what_each_learner_does(trajectories):
 
 def test_predictions_mark_what_is_wrong(tasks, trajectories):
     batch, trajectory = tasks.batch(0), trajectories["maml"]
-    red, green = (tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in (WRONG, RIGHT))
+    red, green = (tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in (WRONG, CORRECT))
     for step in range(6):
         sheet = np.asarray(predictions_sheet(batch, {"maml": trajectory}, step))
-        said = trajectory.query_outputs[0, step].argmax(-1)
-        for place, right in enumerate((said == batch.query_y[0]).tolist()):
+        predicted = trajectory.query_outputs[0, step].argmax(-1)
+        for place, correct in enumerate((predicted == batch.query_y[0]).tolist()):
             row, column = divmod(place, 5)
             bottom = sheet.shape[0] - ZOOM * (2 - row) * (CELL + CAPTION)
             left = sheet.shape[1] - ZOOM * (5 - column) * CELL - ZOOM * 2
             caption = sheet[bottom - ZOOM * CAPTION : bottom, left : left + ZOOM * CELL]
-            assert (caption == red).all(-1).any() == (not right) and (caption == green).all(-1).any() == right
+            assert (caption == red).all(-1).any() == (not correct) and (caption == green).all(-1).any() == correct
     shown = predictions_figure(batch, trajectories, 3).axes[0].images[0].get_array()
     assert shown.shape == np.asarray(predictions_sheet(batch, trajectories, 3)).shape
 
@@ -289,28 +289,28 @@ def test_sinusoid_figure_shows_the_fit():
     "control, value",
     [
         ("step", 2), ("task", 3), ("seed", 1), ("ways", 2), ("shots", 2), ("script", "alphabet 3"), ("inner_steps", 3),
-        ("inner_rate", 3.0),
+        ("inner_lr", 3.0),
     ],
 )  # fmt: skip
-def test_each_control_changes_the_pictures_and_back(explore, control, value):
+def test_each_control_changes_the_images_and_back(explore, control, value):
     control = getattr(explore, control)
-    before, old, words = pictures(explore), control.value, explore.status.value
+    before, old, words = images(explore), control.value, explore.status.value
     control.value = value
-    changed = pictures(explore)
+    changed = images(explore)
     assert all(a != b for a, b in zip(before, changed)) and explore.status.value != words
-    assert all(len(np.unique(pixels(picture))) > 10 for picture in changed)
+    assert all(len(np.unique(pixels(image))) > 10 for image in changed)
     control.value = old
     explore.step.value = 5  # fewer inner steps took it along
-    assert pictures(explore) == before and explore.status.value == words
+    assert images(explore) == before and explore.status.value == words
     assert explore.script.index == 0  # a selection that a browser can show
 
 
 def test_algorithms_come_and_go(explore):
-    before = pictures(explore)
+    before = images(explore)
     explore.algorithms["fomaml"].value = False
-    assert all(a != b for a, b in zip(before, pictures(explore))) and "FOMAML" not in explore.words
+    assert all(a != b for a, b in zip(before, images(explore))) and "FOMAML" not in explore.words
     explore.algorithms["fomaml"].value = True
-    assert pictures(explore) == before
+    assert images(explore) == before
     for box in explore.algorithms.values():
         box.value = False
     assert "tick at least one" in explore.status.value and 'role="alert"' in explore.status.value
@@ -319,11 +319,11 @@ def test_algorithms_come_and_go(explore):
     assert 'role="status"' in explore.status.value and "MAML" in explore.words
 
 
-def test_pictures_say_in_words_what_they_show(explore):
+def test_images_say_in_words_what_they_show(explore):
     explore.step.value = 3
-    for picture in (explore.predictions, explore.progress, explore.landscape):
-        assert picture.tooltip.endswith(explore.words) and "step 3 of 5" in picture.tooltip
-        assert picture.description == "" and bytes(picture.value).startswith(b"\x89PNG")
+    for image in (explore.predictions, explore.progress, explore.landscape):
+        assert image.tooltip.endswith(explore.words) and "step 3 of 5" in image.tooltip
+        assert image.description == "" and bytes(image.value).startswith(b"\x89PNG")
     assert explore.words in explore.status.value and 'aria-live="polite"' in explore.status.value
     assert "A letter" in explore.letters.value
     assert all(
@@ -332,25 +332,25 @@ def test_pictures_say_in_words_what_they_show(explore):
 
 
 def test_work_shows_while_it_is_done(explore, monkeypatch):
-    seen, real = [], explorer_module.loss_slice
-    monkeypatch.setattr(explorer_module, "loss_slice", lambda *a: (seen.append(explore.status.value), real(*a))[1])
+    seen, real = [], widgets.loss_slice
+    monkeypatch.setattr(widgets, "loss_slice", lambda *a: (seen.append(explore.status.value), real(*a))[1])
     explore.task.value = 4
     assert len(seen) == 3 and all("Working" in status for status in seen) and "Working" not in explore.status.value
     explore.task.value = 0
     explore.step.value = 2
-    assert len(seen) == 3  # known already: nothing is worked out twice
+    assert len(seen) == 3  # known already: nothing is computed twice
 
 
-def test_the_last_picture_shows_the_last_state_whatever_the_order_of_events(explore):
+def test_the_last_image_shows_the_last_state_whatever_the_order_of_events(explore):
     wanted = {}
     for step in range(6):
         explore.step.value = step
-        wanted[step] = pictures(explore)
+        wanted[step] = images(explore)
     with explore.step.hold_trait_notifications():  # the value moves on while an event still waits
         explore.step.value = 1
         explore.step.value = 4
         explore._update("a late event of another value")
-        assert pictures(explore) == wanted[4]
+        assert images(explore) == wanted[4]
     threads = [
         threading.Thread(target=lambda steps=steps: [setattr(explore.step, "value", step) for step in steps])
         for steps in ([0, 3, 1, 4, 2] * 4, [5, 1, 2, 0, 3] * 4)
@@ -359,12 +359,12 @@ def test_the_last_picture_shows_the_last_state_whatever_the_order_of_events(expl
         thread.start()
     for thread in threads:
         thread.join()
-    assert pictures(explore) == wanted[explore.step.value] and f"step {explore.step.value} of" in explore.words
+    assert images(explore) == wanted[explore.step.value] and f"step {explore.step.value} of" in explore.words
 
 
-def test_a_slow_picture_never_covers_a_later_one(explore, monkeypatch):
+def test_a_slow_image_never_covers_a_later_one(explore, monkeypatch):
     explore.step.value = 4
-    wanted, real, begun = pictures(explore), explorer_module.predictions_sheet, threading.Event()
+    wanted, real, begun = images(explore), widgets.predictions_sheet, threading.Event()
 
     def slow(task, trajectories, step):
         if step == 1:
@@ -372,20 +372,20 @@ def test_a_slow_picture_never_covers_a_later_one(explore, monkeypatch):
             time.sleep(0.5)
         return real(task, trajectories, step)
 
-    monkeypatch.setattr(explorer_module, "predictions_sheet", slow)
+    monkeypatch.setattr(widgets, "predictions_sheet", slow)
     earlier = threading.Thread(target=lambda: setattr(explore.step, "value", 1))
     earlier.start()
     begun.wait()
     explore.step.value = 4
     earlier.join()
-    assert pictures(explore) == wanted and "step 4 of" in explore.words
+    assert images(explore) == wanted and "step 4 of" in explore.words
 
 
 def test_errors_are_shown_and_reach_the_cell(explore, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("out of <ink>")
 
-    monkeypatch.setattr(explorer_module, "predictions_sheet", broken)
+    monkeypatch.setattr(widgets, "predictions_sheet", broken)
     with pytest.raises(RuntimeError, match="ink"):
         explore.step.value = 2
     assert "did not work: out of &lt;ink&gt;" in explore.status.value and 'role="alert"' in explore.status.value
@@ -424,7 +424,7 @@ def test_explorer_refuses_what_it_cannot_show(learners, noise, tasks):
 def test_a_step_of_the_slider_is_quick():
     """With the size of the course's networks and tasks; processor time, as other processes may share the machine."""
     images = torch.randint(0, 256, (40, 20, 28, 28), dtype=torch.uint8)
-    characters = explorer_module.Characters("noise", images, ("a",) * 40, tuple(map(str, range(40))), frozenset())
+    characters = Characters("noise", images, ("a",) * 40, tuple(map(str, range(40))), frozenset())
     explore = TrajectoryExplorer({name: MAML(Conv4(5, 32), name) for name in NAMES}, characters)
     took = []
     for step in (0, 3, 1, 4, 2, 5, 0):
@@ -439,20 +439,20 @@ def test_sinusoid_points_are_dragged():
         name: MAML(MLP(), name, inner_lr=0.01, loss=torch.nn.functional.mse_loss) for name in ("maml", "fomaml")
     }
     explore = SinusoidExplorer(learners, points=4)
-    before, words = explore.picture.value, explore.status.value
+    before, words = explore.image.value, explore.status.value
     old = explore.y.value
     explore.y.value = 4.0
-    assert explore.support_y[0] == 4.0 and explore.picture.value != before and explore.status.value != words
+    assert explore.support_y[0] == 4.0 and explore.image.value != before and explore.status.value != words
     explore.y.value = old
-    assert explore.picture.value == before and explore.status.value == words
+    assert explore.image.value == before and explore.status.value == words
     points, drawn = (explore.support_x.copy(), explore.support_y.copy()), []
-    explore.picture.observe(drawn.append, "value")
+    explore.image.observe(drawn.append, "value")
     explore.point.value = 3
     assert not drawn  # choosing a point moves nothing
     assert explore.x.value == pytest.approx(points[0][2]) and explore.y.value == pytest.approx(points[1][2])
     np.testing.assert_array_equal([explore.support_x, explore.support_y], points)
     explore.step.value = 0
-    assert explore.picture.value != before and explore.picture.tooltip.endswith(explore.words)
+    assert explore.image.value != before and explore.image.tooltip.endswith(explore.words)
     explore.step.value = 5
     explore.y.value, explore.amplitude.value = 5.5, 2.0
     np.testing.assert_allclose(explore.support_y, explore.wave(explore.support_x))
@@ -468,28 +468,29 @@ def test_watching_changes_nothing_and_costs_little(noise):
     expected = train(plain, tasks, 8, progress=False)
     watched, _ = tiny_training(noise)
     monitor = TrainingMonitor()
-    before = monitor.picture.value
+    before = monitor.image.value
     history = monitor.train(watched, tasks, 8)
     assert history.losses == expected.losses and history.finished
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), watched.state_dict().values()))
-    assert monitor.picture.value != before and "Done after 8 iterations" in monitor.status.value
-    assert monitor.stop.disabled and monitor.picture.tooltip.startswith("Training curves")
-    assert [at for at, _ in monitor.rates][0] == 0 and [at for at, _ in monitor.rates][-1] == 8
-    head = watched.meta_parameters()["rates:head.weight"].mean().item()
-    assert monitor.rates[-1][1]["head.weight"] == pytest.approx(head)
-    figure = training_figure(history, rates=monitor.rates)
+    assert monitor.image.value != before and "Done after 8 iterations" in monitor.status.value
+    assert monitor.stop.disabled and monitor.image.tooltip.startswith("Training curves")
+    assert [at for at, _ in monitor.learning_rates][0] == 0 and [at for at, _ in monitor.learning_rates][-1] == 8
+    head = watched.meta_params().learning_rates["head.weight"].mean().item()
+    assert monitor.learning_rates[-1][1]["head.weight"] == pytest.approx(head)
+    figure = training_figure(history, learning_rates=monitor.learning_rates)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), history.losses)
     assert len(figure.axes) == 3 and "empty" in refusal(training_figure, type(history)())
 
 
 def test_drawing_keeps_to_its_share_of_the_time(noise, monkeypatch):
-    """With a clock of its own: an iteration takes 50 ms, a picture 20 ms."""
+    """With a clock of its own: an iteration takes 50 ms, a figure 20 ms."""
     maml, tasks = tiny_training(noise, "fomaml")
     monitor, now = TrainingMonitor(), [0.0]
-    monkeypatch.setattr(explorer_module.time, "perf_counter", lambda: now[0])
-    real_draw, real_step = monitor._draw, maml.meta_step
+    monkeypatch.setattr(widgets.time, "perf_counter", lambda: now[0])
+    real_draw, real_gradients = monitor._draw, maml.meta_gradients
     monkeypatch.setattr(monitor, "_draw", lambda *a: (now.__setitem__(0, now[0] + 0.02), real_draw(*a))[1])
-    monkeypatch.setattr(maml, "meta_step", lambda *a: (now.__setitem__(0, now[0] + 0.05), real_step(*a))[1])
+    slow = lambda *a: (now.__setitem__(0, now[0] + 0.05), real_gradients(*a))[1]  # noqa: E731
+    monkeypatch.setattr(maml, "meta_gradients", slow)
     monitor.train(maml, tasks, 64)
     assert monitor.drawing_seconds == pytest.approx(2 * 0.02)  # after 1.33 and 2.67 of 3.2 seconds
 
@@ -507,7 +508,7 @@ def test_the_button_stops_training_and_keeps_what_was_learned(noise):
 def test_an_error_in_training_is_shown_and_raised(noise):
     maml, _ = tiny_training(noise)
     monitor = TrainingMonitor()
-    with pytest.raises(InputError, match="no batches"):
+    with pytest.raises(InputError, match="expected at least one batch"):
         monitor.train(maml, [], 3)
     assert "Training ended" in monitor.status.value and 'role="alert"' in monitor.status.value
 

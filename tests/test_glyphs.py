@@ -5,12 +5,14 @@ import random
 import time
 from collections import Counter
 
+import draw_glyphs
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mamlcourse import Characters, InputError, glyphs, load_characters
+from mamlcourse import Characters, InputError, load_characters
+from mamlcourse.data import glyphs
 from mamlcourse.figures import character_sheet
 
 GREY_STEP = 17  # 255 is divided into 15 steps
@@ -23,23 +25,23 @@ def packed() -> Characters:
 
 @pytest.fixture(scope="module")
 def redrawn():
-    return glyphs.draw()
+    return draw_glyphs.draw()
 
 
 def nearest_neighbour_accuracy(images: torch.Tensor, tasks: int = 1000, ways: int = 5, queries: int = 15) -> float:
-    """Share of queries whose nearest support drawing, by Euclidean distance of raw pixels, is of their own class.
+    """Share of queries whose nearest support example, by Euclidean distance of raw pixels, is of their own class.
 
-    Each 1-shot task draws `ways` different classes, and of each one support drawing and `queries` other ones.
+    For each 1-shot task `ways` different classes are sampled, and of each one support example and `queries` others.
     """
     generator = torch.Generator().manual_seed(0)
     pixels = images.flatten(2).float() / 255
-    drawings = pixels.shape[1]
+    examples = pixels.shape[1]
     classes = torch.rand(tasks, len(pixels), generator=generator).argsort(1)[:, :ways, None]
-    order = torch.rand(tasks, ways, drawings, generator=generator).argsort(2)[:, :, : queries + 1]
+    order = torch.rand(tasks, ways, examples, generator=generator).argsort(2)[:, :, : queries + 1]
     truth = torch.arange(ways).repeat_interleave(queries)
     correct = 0
-    for chosen, drawn in zip(classes, order):
-        support, query = pixels[chosen, drawn].split([1, queries], dim=1)
+    for chosen, sampled in zip(classes, order):
+        support, query = pixels[chosen, sampled].split([1, queries], dim=1)
         nearest = torch.cdist(query.flatten(0, 1), support[:, 0]).argmin(1)
         correct += (nearest == truth).sum().item()
     return correct / (tasks * ways * queries)
@@ -136,7 +138,7 @@ def test_drawing_anew_gives_the_packed_letters(packed, redrawn):
 def test_drawing_is_repeatable_for_any_choice_of_classes_and_leaves_global_chance_alone(redrawn):
     torch.manual_seed(12345)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    images, alphabets, names, _ = glyphs.draw(classes=[700, 3, 64])
+    images, alphabets, names, _ = draw_glyphs.draw(classes=[700, 3, 64])
     assert torch.equal(images, redrawn[0][[700, 3, 64]])
     assert names == tuple(redrawn[2][c] for c in (700, 3, 64))
     assert alphabets == tuple(redrawn[1][c] for c in (700, 3, 64))
@@ -147,16 +149,16 @@ def test_drawing_is_repeatable_for_any_choice_of_classes_and_leaves_global_chanc
 
 @pytest.mark.parametrize("number", [2, -1, 0.5])
 def test_drawing_an_unknown_class_is_refused(number, monkeypatch):
-    monkeypatch.setattr(glyphs, "distinct_letters", lambda: (["A", "B"], [torch.zeros(1, 2)] * 2))
-    with pytest.raises(InputError, match=f"class number is {number}, but must be .* at most 1"):
-        glyphs.draw(classes=[number])
+    monkeypatch.setattr(draw_glyphs, "distinct_letters", lambda: (["A", "B"], [torch.zeros(1, 2)] * 2))
+    with pytest.raises(InputError, match=f"class number: expected .* at most 1, got {number}"):
+        draw_glyphs.draw(classes=[number])
 
 
 def test_a_writer_draws_a_letter_again_differently_but_in_the_same_hand():
     stroke = torch.linspace(-1, 1, 100)
     cross = torch.cat([torch.stack([stroke, 0 * stroke], 1), torch.stack([0 * stroke, stroke], 1)])
-    writers = glyphs._writers()
-    first, again, third = (glyphs._draw_letter(cross, writers, seed).float().flatten(1) for seed in (1, 2, 3))
+    writers = draw_glyphs._writers()
+    first, again, third = (draw_glyphs._draw_letter(cross, writers, seed).float().flatten(1) for seed in (1, 2, 3))
     own = (first - again).norm(dim=1)
     assert own.min() > 0
     assert own.mean() < 0.9 * torch.cdist(first, third)[~torch.eye(20, dtype=torch.bool)].mean()
@@ -168,7 +170,7 @@ def test_thinning_keeps_lines_rings_and_dots():
     printed[1, 5:25, 5:25] = True
     printed[1, 12:18, 12:18] = False  # a ring
     printed[2, 10:12, 10:12] = True  # a dot of 2 x 2 pixels, which naive peeling from all sides erases
-    bar, ring, dot = glyphs.thin(printed)
+    bar, ring, dot = draw_glyphs.thin(printed)
     assert (bar <= printed[0]).all()
     assert bar.any(1).sum() == 1 and bar.sum() >= 15, "a bar becomes one horizontal line"
     assert 1 <= dot.sum() <= 2
@@ -201,7 +203,7 @@ def test_packing_keeps_everything_and_gives_the_same_bytes(packed, tmp_path):
     content = packed.images, packed.alphabets, packed.names
     digests = set()
     for name in ("first", "second"):
-        glyphs.pack(tmp_path / name, *content)
+        draw_glyphs.pack(tmp_path / name, *content)
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1
     images, alphabets, names, _ = glyphs.load(tmp_path / "first")
@@ -210,12 +212,12 @@ def test_packing_keeps_everything_and_gives_the_same_bytes(packed, tmp_path):
 
 
 def test_command_line_writes_the_file_and_says_so(redrawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(glyphs, "draw", lambda: redrawn)
-    glyphs.main([str(tmp_path / "letters.npz")])
+    monkeypatch.setattr(draw_glyphs, "draw", lambda: redrawn)
+    draw_glyphs.main([str(tmp_path / "letters.npz")])
     assert torch.equal(glyphs.load(tmp_path / "letters.npz")[0], redrawn[0])
     assert f"{len(redrawn[2])} letters" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        glyphs.main([str(tmp_path / "absent" / "letters.npz")])
+        draw_glyphs.main([str(tmp_path / "absent" / "letters.npz")])
     assert "does not exist" in capsys.readouterr().err
 
 

@@ -33,8 +33,8 @@ def test_meta_gradients_agree_with_float64_on_the_cpu(name, dtype, tolerance, ba
         # Strides instead of max-pool: ties between pixels may break differently in another precision.
         maml = learner(Conv4(5, 8, "stride").to(device, kind), name, backend=backend if device == "cuda" else "loop")
         there = batch.__class__(*(x.to(device, kind if x.is_floating_point() else x.dtype) for x in batch))
-        gradients = maml.meta_gradients(there)[1]
-        found.append(torch.cat([gradients[name].flatten().cpu().double() for name in sorted(gradients)]))
+        gradients = maml.meta_gradients(there).gradients
+        found.append(torch.cat([g.flatten().cpu().double() for g in gradients.tensors()]))
     assert (found[1] - found[0]).norm() / found[0].norm() < tolerance
 
 
@@ -52,7 +52,7 @@ def trained(iterations, letters, name="maml++", model=None, **options):
     maml = learner((model or Conv4(5, 4, "stride")).cuda(), name, inner_steps=2)
     tasks = CharacterTasks(letters.train, queries=2, rotations=True, device="cuda")
     history = train(maml, tasks, iterations, epochs=5, progress=False, **options)
-    return torch.cat([p.detach().flatten() for p in maml.meta_parameters().values()]), history
+    return torch.cat([p.detach().flatten() for p in maml.meta_params().tensors()]), history
 
 
 @pytest.mark.parametrize("name", ["maml", "fomaml", "maml++", "fomaml++", "reptile", "anil"])
@@ -99,7 +99,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(letters, capsys):
 
 
 def test_products_instead_of_convolutions_are_used(letters, monkeypatch):
-    from mamlcourse import kernels
+    from mamlcourse.engine import kernels
 
     used = []
     original = kernels.unfolded_conv2d

@@ -16,11 +16,11 @@ def double(*shape):
 @pytest.mark.parametrize("shape", [(5, 3, 4, 4), (7, 3), (4, 3, 5)])
 def test_batch_norm_by_finite_differences(shape):
     torch.manual_seed(0)
-    x, gain, bias = double(*shape), double(3), double(3)
+    x, weight, bias = double(*shape), double(3), double(3)
     with torch.no_grad():
-        gain[0] = 0  # nothing may divide by it
-    assert torch.autograd.gradcheck(batch_norm, (x, gain, bias))
-    assert torch.autograd.gradgradcheck(batch_norm, (x, gain, bias))
+        weight[0] = 0  # nothing may divide by it
+    assert torch.autograd.gradcheck(batch_norm, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(batch_norm, (x, weight, bias))
 
 
 @pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
@@ -28,9 +28,9 @@ def test_batch_norm_whichever_gradients_are_used(used):
     torch.manual_seed(0)
     inputs = double(6, 3, 4, 4), double(3), double(3)
     found = []
-    for norm in (lambda x, gain, bias: F.batch_norm(x, None, None, gain, bias, True), batch_norm):
-        slopes = torch.autograd.grad((norm(*inputs) ** 3).sum(), [inputs[i] for i in used], create_graph=True)
-        outer = sum(((slope / slope.detach().norm()) ** 3).sum() for slope in slopes)
+    for norm in (lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, True), batch_norm):
+        grads = torch.autograd.grad((norm(*inputs) ** 3).sum(), [inputs[i] for i in used], create_graph=True)
+        outer = sum(((g / g.detach().norm()) ** 3).sum() for g in grads)
         found.append(torch.autograd.grad(outer, inputs, allow_unused=True, materialize_grads=True))
     for expected, ours in zip(*found):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
@@ -41,17 +41,17 @@ def test_batch_norm_whichever_gradients_are_used(used):
 def test_batch_norm_keeps_single_precision(order, examples):
     torch.manual_seed(0)
     x = (5 + torch.randn(examples, 16, 14, 14)).contiguous(memory_format=order)
-    gain, bias = torch.rand(16, requires_grad=True), torch.rand(16, requires_grad=True)
+    weight, bias = torch.rand(16, requires_grad=True), torch.rand(16, requires_grad=True)
     errors = []
-    for norm in (lambda x, gain, bias: F.batch_norm(x, None, None, gain, bias, True), batch_norm):
+    for norm in (lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, True), batch_norm):
         found = []
         for kind in (torch.float64, torch.float32):
-            inputs = [p.detach().to(kind).requires_grad_() for p in (x, gain, bias)]
+            inputs = [p.detach().to(kind).requires_grad_() for p in (x, weight, bias)]
             if norm is not batch_norm:  # with channels last PyTorch's own is a hundred times less precise
                 inputs[0] = x.detach().contiguous().to(kind).requires_grad_()
-            slopes = torch.autograd.grad((norm(*inputs) ** 3).sum(), inputs, create_graph=True)
-            outer = torch.autograd.grad(sum((slope**2).sum() for slope in slopes), inputs)
-            found.append(torch.cat([slope.flatten().double() for slope in outer]))
+            grads = torch.autograd.grad((norm(*inputs) ** 3).sum(), inputs, create_graph=True)
+            outer = torch.autograd.grad(sum((g**2).sum() for g in grads), inputs)
+            found.append(torch.cat([g.flatten().double() for g in outer]))
         errors.append(((found[1] - found[0]).norm() / found[0].norm()).item())
     assert errors[1] < 2 * errors[0] + 1e-6
 
@@ -83,8 +83,8 @@ def test_convolution_whichever_gradients_are_used(learned, used):
     if not used:
         return
     for convolve in (F.conv2d, conv2d):
-        slopes = torch.autograd.grad((convolve(*inputs) ** 3).sum(), used, create_graph=True)
-        outer = sum((slope**3).sum() for slope in slopes)
+        grads = torch.autograd.grad((convolve(*inputs) ** 3).sum(), used, create_graph=True)
+        outer = sum((g**3).sum() for g in grads)
         wanted = [p for p in inputs if p.requires_grad]
         found.append(torch.autograd.grad(outer, wanted, allow_unused=True, materialize_grads=True))
     for expected, ours in zip(*found):
@@ -105,8 +105,8 @@ def batch_for(queries=2):
 
 
 def close(found, expected):
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
+    for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("downsampling", ["stride", "max-pool"])
@@ -116,14 +116,14 @@ def test_meta_gradients_with_faster_layers(name, downsampling, monkeypatch):
     model = Conv4(3, 4, downsampling).double()
     nn.init.normal_(model.head.weight)
     batch = batch_for()
-    fast = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
+    fast = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch).gradients
     by_products = MAML(model, name, backend="vmap", inner_steps=2)
     with Instead({F.conv2d: _unfolded}):  # what a GPU would get
-        close(by_products.meta_gradients(batch)[1], fast)
-    from mamlcourse import acceleration
+        close(by_products.meta_gradients(batch).gradients, fast)
+    from mamlcourse.engine import backends
 
-    monkeypatch.setattr(acceleration, "for_loop", lambda model, order: Instead({}))
-    plain = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch)[1]
+    monkeypatch.setattr(backends, "for_loop", lambda model, order: Instead({}))
+    plain = MAML(model, name, backend="loop", inner_steps=2).meta_gradients(batch).gradients
     close(fast, plain)
 
 
@@ -136,18 +136,18 @@ def test_the_model_is_what_decides():
 
 
 def test_what_it_does_not_know_is_left_to_pytorch():
-    x, gain = torch.randn(4, 3, 2, 2), torch.rand(3)
+    x, weight = torch.randn(4, 3, 2, 2), torch.rand(3)
     running = torch.zeros(3), torch.ones(3)
     with for_loop(nn.BatchNorm2d(3)):
         for arguments in (
-            (x, None, None, None, None, True), (x, None, None, gain, None, True), (x, *running, gain, gain, False),
-            (x.half(), None, None, gain, gain, True),
+            (x, None, None, None, None, True), (x, None, None, weight, None, True),
+            (x, *running, weight, weight, False), (x.half(), None, None, weight, weight, True),
         ):  # fmt: skip
             assert F.batch_norm(*arguments).grad_fn is None
         with pytest.raises(ValueError, match="more than 1 value per channel"):
-            F.batch_norm(torch.randn(1, 3), None, None, gain, gain, True)
-        torch.func.vmap(lambda one: F.batch_norm(one, None, None, gain, gain, True))(torch.randn(2, 4, 3))
-    with for_loop(Conv4()):  # a picture without a batch, padding by name, and vmap
+            F.batch_norm(torch.randn(1, 3), None, None, weight, weight, True)
+        torch.func.vmap(lambda one: F.batch_norm(one, None, None, weight, weight, True))(torch.randn(2, 4, 3))
+    with for_loop(Conv4()):  # an image without a batch, padding by name, and vmap
         x, weight = torch.randn(2, 5, 5), torch.randn(4, 2, 3, 3, requires_grad=True)
         for given in (F.conv2d(x, weight), F.conv2d(x[None], weight, padding="same")):
             assert "Convolution" in given.grad_fn.name() or "Squeeze" in given.grad_fn.name()

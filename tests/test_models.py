@@ -72,7 +72,7 @@ def test_numpy_numbers_are_numbers():
 def test_bad_sizes_get_one_clear_sentence(network, name, value):
     with pytest.raises(InputError) as caught:
         network(**{name: value})
-    assert str(caught.value) == f"{name} is {value!r}, but must be a whole number at least 1."
+    assert str(caught.value) == f"{name}: expected an integer at least 1, got {value!r}."
 
 
 def test_unknown_reduction_names_the_nearest():

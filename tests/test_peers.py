@@ -7,7 +7,7 @@ the rest. The libraries are in the extras "test" and "bench"; without them their
 
 import pytest
 import torch
-from peer_drivers import PEERS, RATE, Peer, iteryne_steps, relative_error, textbook
+from peer_drivers import INNER_LR, PEERS, Peer, iteryne_steps, relative_error, textbook
 
 from mamlcourse import MAML, Conv4, learner
 
@@ -18,7 +18,8 @@ PAIRS = [(peer, order) for peer in ALL for order in (1, 2) if (peer, order) != I
 
 
 def assert_equal(maml, batch, expected_loss, expected):
-    loss, gradients = maml.meta_gradients(batch)
+    loss, _, gradients = maml.meta_gradients(batch)
+    gradients = gradients.params | {f"lr of {name}": g for name, g in gradients.learning_rates.items()}
     assert gradients.keys() == expected.keys()
     assert loss.item() == pytest.approx(float(expected_loss), rel=TOLERANCE)
     assert relative_error(gradients, expected) < TOLERANCE
@@ -29,7 +30,7 @@ def imported(module, package):
 
 
 def network(downsampling):
-    """Conv4 with gains and biases that are not 1 and 0, so that no part of batch normalisation is idle."""
+    """Conv4 with γ and β that are not 1 and 0, so that no part of batch normalisation is idle."""
     torch.manual_seed(0)
     model = Conv4(ways=3, filters=4, downsampling=downsampling).double()
     with torch.no_grad():
@@ -46,7 +47,7 @@ def test_meta_gradient_equals_the_peers(peer, order, steps, downsampling, backen
     if ALL[peer].module:
         imported(ALL[peer].module, ALL[peer].package)
     expected_loss, expected = ALL[peer].driver(network(downsampling), steps, order)(episodes)
-    maml = MAML(network(downsampling), order=order, inner_steps=steps, inner_lr=RATE, backend=backend)
+    maml = MAML(network(downsampling), order=order, inner_steps=steps, inner_lr=INNER_LR, backend=backend)
     assert_equal(maml, episodes, expected_loss, expected)
 
 
@@ -59,21 +60,21 @@ def test_backward_through_a_vmapped_batch_norm_is_slightly_wrong(episodes):
 @pytest.mark.parametrize("backend", ["loop", "vmap"])
 def test_anil_equals_iteryne(backend, episodes):
     model = network("max-pool")
-    peer = imported("iteryne", "iteryne").ANIL(model, head=model.head, inner_lr=RATE, inner_steps=5)
+    peer = imported("iteryne", "iteryne").ANIL(model, head=model.head, inner_lr=INNER_LR, inner_steps=5)
     expected_loss, expected = iteryne_steps(peer)(episodes)
-    maml = learner(network("max-pool"), "anil", inner_steps=5, inner_lr=RATE, backend=backend)
+    maml = learner(network("max-pool"), "anil", inner_steps=5, inner_lr=INNER_LR, backend=backend)
     assert_equal(maml, episodes, expected_loss, expected)
 
 
 @pytest.mark.parametrize("backend", ["loop", "vmap"])
-def test_meta_sgd_and_its_rates_equal_iteryne(backend, episodes):
-    peer = imported("iteryne", "iteryne").MetaSGD(network("max-pool"), inner_lr=RATE, inner_steps=2)
+def test_meta_sgd_and_its_learning_rates_equal_iteryne(backend, episodes):
+    peer = imported("iteryne", "iteryne").MetaSGD(network("max-pool"), inner_lr=INNER_LR, inner_steps=2)
     expected_loss, expected = iteryne_steps(peer)(episodes)
     expected = {
-        f"rates:{name.removeprefix('lrs.').replace('__', '.')}" if name.startswith("lrs.") else name: gradient
+        f"lr of {name.removeprefix('lrs.').replace('__', '.')}" if name.startswith("lrs.") else name: gradient
         for name, gradient in expected.items()
     }
-    maml = learner(network("max-pool"), "meta-sgd", inner_steps=2, inner_lr=RATE, backend=backend)
+    maml = learner(network("max-pool"), "meta-sgd", inner_steps=2, inner_lr=INNER_LR, backend=backend)
     assert_equal(maml, episodes, expected_loss, expected)
 
 

@@ -65,8 +65,8 @@ def test_no_file_names_a_private_folder_or_a_registry():
 
 def test_readme_tables_agree_with_the_measurements():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    filled = runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))["filled"]
-    assert filled(readme) == readme, "run: python benchmarks/readme_tables.py"
+    filled = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))["filled"]
+    assert filled(readme) == readme, "run: python tools/readme_tables.py"
     assert readme.count("<!-- table:") == 2 and readme.count("| test accuracy (%) |") == 2
 
 

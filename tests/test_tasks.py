@@ -101,7 +101,7 @@ def test_any_split_is_disjoint_and_complete(noise, by, validation, seed):
 def test_a_random_split_may_leave_a_single_class_for_training(noise):
     tests = len(noise.split("random").test)
     assert len(noise.split("random", validation=40 - tests - 1).train) == 1
-    assert "must be at most" in refusal(noise.split, "random", validation=40 - tests)
+    assert "expected at most" in refusal(noise.split, "random", validation=40 - tests)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_a_random_split_may_leave_a_single_class_for_training(noise):
     [
         (dict(by="alphabets"), "The split 'alphabets' is unknown. Did you mean 'alphabet'? Allowed: alphabet, random."),
         (dict(by=None), "The split None is unknown."),
-        (dict(validation=-1), "validation is -1, but must be a whole number at least 0."),
-        (dict(validation=2.0), "validation is 2.0, but must be a whole number"),
-        (dict(validation=True), "validation is True"),
-        (dict(validation="2"), "validation is '2'"),
-        (dict(validation=7), "validation is 7 alphabets, but must be at most 6: noise has 7 alphabets outside"),
-        (dict(by="random", validation=30), "validation is 30 classes, but must be at most 29: noise has 40"),
-        (dict(seed=-1), "seed is -1"),
-        (dict(seed=0.5), "seed is 0.5"),
-        (dict(seed=2**63), "seed is 9223372036854775808, but must be a whole number at least 0 and at most"),
+        (dict(validation=-1), "validation: expected an integer at least 0, got -1."),
+        (dict(validation=2.0), "validation: expected an integer"),
+        (dict(validation=True), "validation: expected"),
+        (dict(validation="2"), "validation: expected"),
+        (dict(validation=7), "validation: expected at most 6 alphabets, got 7: noise has 7 alphabets outside"),
+        (dict(by="random", validation=30), "validation: expected at most 29 classes, got 30: noise has 40"),
+        (dict(seed=-1), "seed: expected"),
+        (dict(seed=0.5), "seed: expected"),
+        (dict(seed=2**63), "seed: expected an integer at least 0 and at most"),
     ],
 )
 def test_bad_splits_get_one_clear_sentence(arguments, message, noise):
@@ -154,7 +154,7 @@ def test_characters_are_shown_and_selected(noise):
     assert part.name == "noise/two" and part.names == ("letter 2", "letter 3")
     assert torch.equal(part.images, noise.images[[7, 3]])
     for wrong in (-1, 40):
-        expected = f"A class is {wrong}, but must be a whole number at least 0 and at most 39."
+        expected = f"A class: expected an integer at least 0 and at most 39, got {wrong}."
         assert refusal(noise.select, [0, wrong], "x") == expected
 
 
@@ -171,11 +171,11 @@ def numbered(classes=12, drawings=10):
 
 
 def read(picture):
-    """(class, drawing, quarter turns) of one picture of `numbered` characters."""
-    for turns in range(4):
-        upright = torch.rot90((picture[0] * 255).round(), -turns)
+    """(class, drawing, rotation) of one picture of `numbered` characters."""
+    for rotations in range(4):
+        upright = torch.rot90((picture[0] * 255).round(), -rotations)
         if upright[0, 0] > 0 and upright[0, 1] > 0:
-            return int(upright[0, 0]) - 1, int(upright[0, 1]) - 1, turns
+            return int(upright[0, 0]) - 1, int(upright[0, 1]) - 1, rotations
     raise AssertionError("the picture is none of the numbered ones")
 
 
@@ -193,8 +193,8 @@ def test_every_episode_keeps_the_rules(ways, shots, queries, tasks, rotations, s
     assert batch.query_x.shape == (tasks, ways * queries, 1, 28, 28)
     assert batch.support_x.dtype == batch.query_x.dtype == torch.float32
     assert batch.support_y.dtype == batch.query_y.dtype == torch.int64
-    classes, drawings, turns = family.draw(index)
-    assert classes.shape == turns.shape == (tasks, ways) and drawings.shape == (tasks, ways, shots + queries)
+    classes, drawings, turned = family.sample(index)
+    assert classes.shape == turned.shape == (tasks, ways) and drawings.shape == (tasks, ways, shots + queries)
     for task in range(tasks):
         assert batch.support_y[task].tolist() == sorted(list(range(ways)) * shots)
         assert batch.query_y[task].tolist() == sorted(list(range(ways)) * queries)
@@ -205,19 +205,19 @@ def test_every_episode_keeps_the_rules(ways, shots, queries, tasks, rotations, s
             assert len({t for _, _, t in mine}) == 1  # turned as a whole
             assert [d for _, d, _ in mine] == drawings[task, label].tolist()  # what `draw` said, support first
             assert len({d for _, d, _ in mine}) == shots + queries  # no drawing twice
-            assert mine[0][2] == turns[task, label] and (rotations or mine[0][2] == 0)
+            assert mine[0][2] == turned[task, label] and (rotations or mine[0][2] == 0)
         assert len(set(classes[task].tolist())) == ways  # no class twice in a task
 
 
 def test_pictures_are_the_originals_turned(noise):
     tasks = CharacterTasks(noise, ways=4, shots=2, queries=3, tasks_per_batch=8, rotations=True)
     batch = tasks.batch(5)
-    classes, drawings, turns = tasks.draw(5)
-    assert set(turns.flatten().tolist()) == {0, 1, 2, 3}
+    classes, drawings, rotations = tasks.sample(5)
+    assert set(rotations.flatten().tolist()) == {0, 1, 2, 3}
     for task in range(8):
         for label in range(4):
             originals = noise.images[classes[task, label], drawings[task, label]].float() / 255
-            expected = torch.rot90(originals, int(turns[task, label]), dims=(1, 2))[:, None]
+            expected = torch.rot90(originals, int(rotations[task, label]), dims=(1, 2))[:, None]
             assert torch.equal(batch.support_x[task, label * 2 : label * 2 + 2], expected[:2])
             assert torch.equal(batch.query_x[task, label * 3 : label * 3 + 3], expected[2:])
 
@@ -231,7 +231,7 @@ def test_ink_is_one_and_paper_zero():
 
 def test_all_classes_and_all_drawings_can_be_used_at_once():
     tasks = CharacterTasks(numbered(), ways=12, shots=4, queries=6, tasks_per_batch=2)
-    classes, drawings, _ = tasks.draw(0)
+    classes, drawings, _ = tasks.sample(0)
     assert torch.equal(classes.sort().values, torch.arange(12).expand(2, 12))
     assert torch.equal(drawings.sort().values, torch.arange(10).expand(2, 12, 10))
 
@@ -277,9 +277,9 @@ def test_a_task_depends_on_seed_batch_and_place_only(family):
 
 
 def test_shots_queries_and_ways_only_add_to_a_task(noise):
-    """Classes, drawings and turns do not depend on how many are asked for, so that shots compare on equal tasks."""
-    small = CharacterTasks(noise, ways=3, shots=1, queries=2, rotations=True, seed=5).draw(2)
-    large = CharacterTasks(noise, ways=5, shots=5, queries=15, rotations=True, seed=5).draw(2)
+    """Classes, drawings and rotations do not depend on how many are asked for, so that shots compare on equal tasks."""
+    small = CharacterTasks(noise, ways=3, shots=1, queries=2, rotations=True, seed=5).sample(2)
+    large = CharacterTasks(noise, ways=5, shots=5, queries=15, rotations=True, seed=5).sample(2)
     assert torch.equal(small[0], large[0][:, :3]) and torch.equal(small[2], large[2][:, :3])
     assert torch.equal(small[1], large[1][:, :3, :3])
 
@@ -315,43 +315,43 @@ def count(values, cells):
 
 
 @pytest.mark.parametrize("over", ["tasks", "batches", "seeds"])
-def test_classes_drawings_and_turns_are_uniform(over, noise):
+def test_classes_drawings_and_rotations_are_uniform(over, noise):
     """One hash makes all numbers; none of its three inputs may leave a pattern."""
     settings = dict(ways=1, shots=1, queries=1, rotations=True)
     if over == "tasks":
-        drawn = [CharacterTasks(noise, **settings, tasks_per_batch=4000).draw(0)]
+        drawn = [CharacterTasks(noise, **settings, tasks_per_batch=4000).sample(0)]
     elif over == "batches":
         tasks = CharacterTasks(noise, **settings, tasks_per_batch=1)
-        drawn = [tasks.draw(index) for index in range(4000)]
+        drawn = [tasks.sample(index) for index in range(4000)]
     else:
-        drawn = [CharacterTasks(noise, **settings, tasks_per_batch=1, seed=seed).draw(0) for seed in range(4000)]
-    classes, drawings, turns = (torch.cat(parts) for parts in zip(*drawn))
+        drawn = [CharacterTasks(noise, **settings, tasks_per_batch=1, seed=seed).sample(0) for seed in range(4000)]
+    classes, drawings, rotations = (torch.cat(parts) for parts in zip(*drawn))
     assert_uniform(count(classes, 40))
-    assert_uniform(count(turns, 4))
+    assert_uniform(count(rotations, 4))
     support, query = drawings[:, 0, 0], drawings[:, 0, 1]
     assert_uniform(count(support, 20))
     assert_uniform(count(query, 20))
     # No two of these know of each other: their pairs are uniform too.
-    assert_uniform(count(classes[:, 0] * 4 + turns[:, 0], 160))
+    assert_uniform(count(classes[:, 0] * 4 + rotations[:, 0], 160))
     pairs = count(support * 20 + query, 400).reshape(20, 20)
     assert pairs.diagonal().sum() == 0
     halves = (classes[:, 0] >= 20).long() * 2 + (support >= 10)
     assert_uniform(count(halves, 4))
     # Neighbours (tasks, batches or seeds) are independent of each other.
-    assert_uniform(count(turns[1:, 0] * 4 + turns[:-1, 0], 16))
+    assert_uniform(count(rotations[1:, 0] * 4 + rotations[:-1, 0], 16))
     assert_uniform(count((classes[1:, 0] >= 20).long() * 2 + (classes[:-1, 0] >= 20), 4))
 
 
 def test_every_label_draws_uniformly_and_independently(noise):
-    """Within a task, all ordered pairs of classes are equally frequent, and the turns of two labels independent."""
+    """Within a task, all ordered pairs of classes are equally frequent, and the rotations of two labels independent."""
     tasks = CharacterTasks(noise, ways=5, shots=1, queries=1, rotations=True, tasks_per_batch=40000)
-    classes, drawings, turns = tasks.draw(1)
+    classes, drawings, rotations = tasks.sample(1)
     for label in range(5):
         assert_uniform(count(classes[:, label], 40))
         assert_uniform(count(drawings[:, label, 0], 20))
     pairs = count(classes[:, 0] * 40 + classes[:, 1], 1600).reshape(40, 40)
     assert_uniform(pairs[~torch.eye(40, dtype=torch.bool)])
-    assert_uniform(count(turns[:, 0] * 4 + turns[:, 4], 16))
+    assert_uniform(count(rotations[:, 0] * 4 + rotations[:, 4], 16))
     assert_uniform(count(drawings[:, 0, 0] * 20 + drawings[:, 1, 0], 400))
 
 
@@ -371,7 +371,7 @@ BAD_NUMBERS = [0, -1, 2.0, 1.5, math.nan, math.inf, "3", None, True, np.float64(
 @pytest.mark.parametrize("value", BAD_NUMBERS, ids=repr)
 @pytest.mark.parametrize("name", ["ways", "shots", "queries", "tasks_per_batch"])
 def test_bad_numbers_get_one_clear_sentence(name, value, noise):
-    expected = f"{name} is {value!r}, but must be a whole number at least 1."
+    expected = f"{name}: expected an integer at least 1, got {value!r}."
     assert refusal(CharacterTasks, noise, **{name: value}) == expected
     if name != "ways":
         assert refusal(SinusoidTasks, **{name: value}) == expected
@@ -380,13 +380,13 @@ def test_bad_numbers_get_one_clear_sentence(name, value, noise):
 @pytest.mark.parametrize("value", [-1, 0.0, None, "0", 2**63], ids=repr)
 def test_bad_seeds_get_one_clear_sentence(value, noise):
     for family in (lambda seed: CharacterTasks(noise, seed=seed), lambda seed: SinusoidTasks(seed=seed)):
-        assert f"seed is {value!r}, but must be a whole number at least 0 and at most" in refusal(family, value)
+        assert "seed: expected an integer at least 0 and at most" in refusal(family, value)
 
 
 @pytest.mark.parametrize("value", [-1, 1.7, "0", None, True], ids=repr)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bad_indices_get_one_clear_sentence(family, value):
-    assert f"A batch's index is {value!r}, but must be a whole number" in refusal(FAMILIES[family]().batch, value)
+    assert "A batch's index: expected an integer" in refusal(FAMILIES[family]().batch, value)
 
 
 @seeded
@@ -397,20 +397,21 @@ def test_bad_indices_get_one_clear_sentence(family, value):
 def test_only_what_the_data_can_give_is_accepted(noise, ways, shots, queries):
     if ways > 40:
         assert refusal(CharacterTasks, noise, ways, shots, queries) == (
-            f"ways is {ways}, but noise has 40 classes: at most 40."
+            f"ways: expected at most 40, the classes of noise, got {ways}."
         )
     elif shots + queries > 20:
         assert refusal(CharacterTasks, noise, ways, shots, queries) == (
-            f"shots + queries is {shots} + {queries} = {shots + queries}, but noise has 20 drawings of each class: "
-            "at most 20."
+            "shots + queries: expected at most 20, the examples of each class of noise, got "
+            f"{shots} + {queries} = {shots + queries}."
         )
     else:
-        CharacterTasks(noise, ways, shots, queries, tasks_per_batch=1).draw(0)
+        CharacterTasks(noise, ways, shots, queries, tasks_per_batch=1).sample(0)
 
 
 def test_a_whole_split_is_not_a_set_of_characters(noise):
     for wrong in (noise.split(validation=2), noise.split(validation=0).validation, "glyphs", noise.images):
-        assert f"characters is of type {type(wrong).__name__}, but must be Characters" in refusal(CharacterTasks, wrong)
+        said = refusal(CharacterTasks, wrong)
+        assert said.startswith("characters: expected Characters") and said.endswith(f"got a {type(wrong).__name__}.")
 
 
 # Sinusoids.
@@ -485,7 +486,7 @@ def test_a_list_of_four_tensors_is_a_batch(episodes):
 )  # fmt: skip
 def test_what_is_no_batch_gets_one_clear_sentence(wrong, found):
     assert refusal(check_batch, wrong) == (
-        f"A task batch is of type {found}, but must be four tensors: support_x, support_y, query_x, query_y."
+        f"A task batch: expected four tensors (support_x, support_y, query_x, query_y), got a {found}."
     )
 
 
@@ -497,9 +498,9 @@ def test_numbers_are_checked_against_every_bound():
         check_number("rate", fine, at_least=1, at_most=5)
     for wrong in (0.99, 5.01, math.nan, math.inf, -math.inf, "1", None, True, 1j, np.bool_(True), torch.tensor(2)):
         assert refusal(check_number, "rate", wrong, at_least=1, at_most=5) == (
-            f"rate is {wrong!r}, but must be a finite number at least 1 and at most 5."
+            f"rate: expected a finite number at least 1 and at most 5, got {wrong!r}."
         )
-    assert "a finite number above 0." in refusal(check_number, "rate", 0, above=0)
+    assert "expected a finite number above 0, got 0." in refusal(check_number, "rate", 0, above=0)
 
 
 def test_choices_name_the_nearest():

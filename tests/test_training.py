@@ -145,15 +145,15 @@ def test_training_is_adam_on_the_meta_gradients(noise):
     torch.manual_seed(1)
     history = quietly(maml, tasks, 6, epochs=20)
     torch.manual_seed(1)
-    optimizer = torch.optim.Adam(by_hand.meta_parameters().values())
+    optimizer = torch.optim.Adam(by_hand.meta_params().tensors())
     losses = []
     for index in range(6):
-        rate = 0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * index / 6)) / 2
-        loss, gradients = by_hand.meta_gradients(tasks.batch(index), epoch=index * 20 // 6)
+        lr = 0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * index / 6)) / 2
+        loss, _, gradients = by_hand.meta_gradients(tasks.batch(index), epoch=index * 20 // 6)
         losses.append(loss.item())
-        optimizer.param_groups[0]["lr"] = rate
-        for name, parameter in by_hand.meta_parameters().items():
-            parameter.grad = gradients[name]
+        optimizer.param_groups[0]["lr"] = lr
+        for parameter, gradient in zip(by_hand.meta_params().tensors(), gradients.tensors()):
+            parameter.grad = gradient
         optimizer.step()
     assert history.losses == losses
     assert same(maml.state_dict(), by_hand.state_dict())
@@ -191,16 +191,18 @@ def test_flags_alone_choose_the_algorithm(first_order, plus_plus):
     assert settings.name == ("fo" if first_order else "") + "maml" + ("++" if plus_plus else "")
     assert (settings.inner_lr, settings.outer_lr, settings.inner_steps) == (0.4, 0.02, 2)
     assert (settings.multi_step_loss == "annealed") == (settings.learned_lr == "parameter_step") == plus_plus
-    assert settings.per_step_norm == settings.cosine == plus_plus == bool(maml.rates) == bool(maml.norms)
+    assert settings.per_step_norm == settings.cosine == plus_plus == bool(maml.meta_params().learning_rates) == bool(
+        maml.meta_params().norms
+    )
     if plus_plus:
-        assert any((rate != 0.4).any() for rate in maml.rates.values())  # the rates were learned too
+        assert any((lr != 0.4).any() for lr in maml.learning_rates.parameters())  # the learning rates were learned too
 
 
 def test_plus_plus_without_normalisation_leaves_that_part_out():
     model, maml, losses = train_maml(
         MLP(hidden=8), waves(), 0.01, plus_plus=True, first_order=True, iterations=3, loss=F.mse_loss, progress=False
     )
-    assert not maml.settings.per_step_norm and maml.rates and len(losses) == 3
+    assert not maml.settings.per_step_norm and maml.meta_params().learning_rates and len(losses) == 3
 
 
 class Stream(IterableDataset):
@@ -268,8 +270,8 @@ def test_the_outer_rate_follows_its_schedule(monkeypatch):
 )
 def test_iterations_are_divided_into_epochs(iterations, epochs, expected, monkeypatch):
     maml, seen = regressor(), []
-    step = maml.meta_step
-    monkeypatch.setattr(maml, "meta_step", lambda batch, epoch: seen.append(epoch) or step(batch, epoch))
+    step = maml.meta_gradients
+    monkeypatch.setattr(maml, "meta_gradients", lambda batch, epoch: seen.append(epoch) or step(batch, epoch))
     quietly(maml, waves(), iterations, epochs=epochs)
     assert seen == expected
 
@@ -302,7 +304,7 @@ def test_the_progress_bar_shows_loss_and_accuracy(characters, capsys):
 @pytest.mark.parametrize("source", ["family", "loader"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_stopped_twice_and_resumed_equals_one_that_was_not(recipe, source, noise, tmp_path):
-    """To the last bit: model, learned rates and norms, Adam, schedule, random state, history and position."""
+    """To the last bit: model, learned learning rates and norms, Adam, schedule, random state, history and position."""
     family = CharacterTasks(noise, 3, 1, 2, 2, rotations=True)
     unseen = CharacterTasks(noise, 3, 1, 2, 2, seed=5)
     settings = dict(epochs=20, validation=unseen, validation_tasks=2, validate_every=2, save_every=100)
@@ -349,7 +351,7 @@ def test_a_checkpoint_is_plain_data_that_pytorch_loads_by_itself(characters, tmp
     assert state["config"] == config
     assert same(state["maml"], dict(maml.state_dict()))
     assert (state["done"], state["iterations"], len(state["history"]["losses"])) == (4, 4, 4)
-    assert state["settings"] == {**vars(maml.settings)}
+    assert state["settings"] == maml.settings.to_record()
     assert state["history"]["finished"] is True
 
 
@@ -699,7 +701,7 @@ def test_bad_numbers_get_one_clear_sentence(name, value):
         return
     settings = {"iterations": 3, name: value}
     assert refusal(quietly, regressor(), waves(), **settings) == (
-        f"{name} is {value!r}, but must be a whole number at least 1."
+        f"{name}: expected an integer at least 1, got {value!r}."
     )
 
 
@@ -715,7 +717,7 @@ def saved(tmp_path):
     [
         (dict(inner_lr=0.02), "was trained with inner_lr=0.01, but now inner_lr is 0.02"),
         (dict(order=1), "was trained with order=2, but now order is 1"),
-        (dict(adapt=("head.*",)), "was trained with adapt=('*',), but now adapt is ('head.*',)"),
+        (dict(adapt=("head.*",)), "was trained with adapt=['*'], but now adapt is ['head.*']"),
         (dict(hidden=9), "model.features.0.weight it holds torch.float32 (8, 1), but this one has torch.float32 (9,"),
     ],
 )
@@ -740,7 +742,7 @@ def test_a_checkpoint_of_a_model_with_other_parts_is_refused(saved):
 
 def test_fewer_iterations_than_were_done_are_refused(saved):
     assert refusal(quietly, regressor(), waves(), 3, checkpoint=saved, resume=True) == (
-        f"iterations is 3, but {saved} has done 4: it must be at least 4."
+        f"iterations: expected at least 4, which {saved} has done, got 3."
     )
 
 
@@ -801,17 +803,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(place, tmp_pa
 
 def test_a_config_that_could_not_be_loaded_is_refused_before_training(tmp_path):
     message = refusal(quietly, regressor(), waves(), 3, checkpoint=tmp_path / "run.pt", config={"folder": Path("data")})
-    assert "config is {'folder': PosixPath('data')}, but must hold plain values" in message
+    assert "config: expected plain values (numbers, strings, lists), got {'folder': PosixPath('data')}" in message
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "tasks, message",
     [
-        ([], "The task loader has no batches (any more), but must give at least one each time."),
-        ([waves().batch(0)[:3]], "must be four tensors"),
-        ([[part.numpy() for part in waves().batch(0)]], "must be four tensors"),
-        ([waves().batch(0)._replace(query_y=torch.zeros(2, 4, 1))], "query_y has shape (2, 4, 1), but must begin with"),
+        ([], "tasks: expected at least one batch each time the loader is begun, got none (any more)."),
+        ([waves().batch(0)[:3]], "expected four tensors"),
+        ([[part.numpy() for part in waves().batch(0)]], "expected four tensors"),
+        ([waves().batch(0)._replace(query_y=torch.zeros(2, 4, 1))], "query_y: expected a shape that begins with"),
     ],
 )
 def test_bad_batches_get_one_clear_sentence(tasks, message):
@@ -820,4 +822,4 @@ def test_bad_batches_get_one_clear_sentence(tasks, message):
 
 def test_batches_that_run_out_are_named(tmp_path):
     batches = (waves().batch(index) for index in range(3))
-    assert "no batches (any more)" in refusal(quietly, regressor(), batches, 5, checkpoint=tmp_path / "run.pt")
+    assert "got none (any more)" in refusal(quietly, regressor(), batches, 5, checkpoint=tmp_path / "run.pt")

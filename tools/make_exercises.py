@@ -1,8 +1,8 @@
 """Make the exercises from the solutions: `make exercises`.
 
-    python solutions/make_exercises.py                      # write exercises/*.ipynb
-    python solutions/make_exercises.py --run                # run the solutions first, and keep their outputs
-    python solutions/make_exercises.py --course FOLDER      # lay out nbgrader's course folder: make assignment
+    python tools/make_exercises.py                      # write exercises/*.ipynb
+    python tools/make_exercises.py --run                # run the solutions first, and keep their outputs
+    python tools/make_exercises.py --course FOLDER      # lay out nbgrader's course folder: make assignment
 
 The solutions are written by hand; what is cleared, locked and hidden is decided by nbgrader's own preprocessors.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 import nbformat
 from nbconvert.preprocessors import ClearOutputPreprocessor, ExecutePreprocessor
 
-ROOT = Path(__file__).resolve().parent.parent
-EXPECTED = re.compile(r"\*Expected picture[^:]*: (.+?)\*", re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = re.compile(r"\*Expected figure[^:]*: (.+?)\*", re.DOTALL)
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -29,7 +29,7 @@ import sys
 
 # nbgrader calls alembic by name, which lies beside this Python.
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-os.environ["MAMLCOURSE_PROGRESS"] = "off"  # grading is no one's own progress
+os.environ["MAMLCOURSE_PROGRESS"] = "off"  # autograding is no one's own progress
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 c = get_config()  # noqa: F821
@@ -42,15 +42,15 @@ def solutions() -> list[Path]:
     return sorted((ROOT / "solutions").glob("*.ipynb"))
 
 
-def with_expected_pictures(notebook):
-    """A copy in which texts `*Expected picture: ...*` hold the picture that the cell below them shows."""
+def with_expected_figures(notebook):
+    """A copy in which texts `*Expected figure: ...*` hold the figure that the cell below them shows."""
     notebook = copy.deepcopy(notebook)
     for above, cell in zip(notebook.cells, notebook.cells[1:]):
         described = EXPECTED.search(above.source)
-        pictures = [out.data["image/png"] for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-        if above.cell_type == "markdown" and described and pictures:
+        figures = [out.data["image/png"] for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        if above.cell_type == "markdown" and described and figures:
             words = " ".join(described[1].split())
-            above.attachments = {"expected.png": {"image/png": pictures[0]}}
+            above.attachments = {"expected.png": {"image/png": figures[0]}}
             above.source += f"\n\n![{words}](attachment:expected.png)"
     return notebook
 
@@ -59,7 +59,7 @@ def exercise(notebook, name: str):
     """What a student gets: stubs, locked checks, no outputs, no hidden tests, and a link to the solution."""
     from nbgrader.preprocessors import CheckCellMetadata, ClearHiddenTests, ClearSolutions, LockCells
 
-    notebook, resources = with_expected_pictures(notebook), {}
+    notebook, resources = with_expected_figures(notebook), {}
     for step in (
         CheckCellMetadata, ClearSolutions, LockCells, ClearOutputPreprocessor, ClearHiddenTests, CheckCellMetadata
     ):  # fmt: skip
@@ -71,7 +71,7 @@ def exercise(notebook, name: str):
 
 def source(notebook):
     """A solution as nbgrader's course folder wants it: no outputs, and no links, which lead nowhere there."""
-    notebook = with_expected_pictures(notebook)
+    notebook = with_expected_figures(notebook)
     notebook, _ = ClearOutputPreprocessor(enabled=True).preprocess(notebook, {})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

@@ -1,16 +1,19 @@
-"""Write the README's tables from the result files that they name: `python benchmarks/readme_tables.py`."""
+"""Write the README's tables from the result files that they name: `python tools/readme_tables.py`."""
 
 import re
+import sys
 from pathlib import Path
 
-import compiled
-import peers
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # two of them make tables of their own records
 
-from mamlcourse import papers
-from mamlcourse.comparison import caption, markdown, recommendation
-from mamlcourse.records import origin, read_json
+import compiled  # noqa: E402
+import peers  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
+from mamlcourse.comparison import caption, markdown, recommendation  # noqa: E402
+from mamlcourse.papers import tables  # noqa: E402
+from mamlcourse.records import markdown_table, origin, read_json  # noqa: E402
+
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 COMPILED = re.compile(r"<!-- compiled: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
@@ -18,7 +21,7 @@ PAPERS = re.compile(r"<!-- papers: (\S+) (\S+) -->\n.*?<!-- end of table -->", r
 
 
 def filled(text: str) -> str:
-    """The text with every marked table worked out anew from its result file."""
+    """The text with every marked table made anew from its result file."""
 
     def table(match):
         record = read_json(ROOT / match[1])
@@ -28,15 +31,15 @@ def filled(text: str) -> str:
 
     def papers_table(match):
         folder, setting = match.groups()
-        cells = papers.load_results(ROOT / folder)
-        heading, *body = papers.rows(cells)
-        measured = [row for row in body if row[0] == setting and row[3] != papers.NOT_MEASURED]
+        cells = tables.load_results(ROOT / folder)
+        heading, *body = tables.rows(cells)
+        measured = [row for row in body if row[0] == setting and row[3] != tables.NOT_MEASURED]
         parts = [
-            [heading, *measured], papers.paired_rows(cells, setting), papers.stability_rows(cells, setting),
-            papers.budget_rows(cells, setting, (1, 10, 50)),
+            [heading, *measured], tables.paired_rows(cells, setting), tables.stability_rows(cells, setting),
+            tables.budget_rows(cells, setting, (1, 10, 50)),
         ]  # fmt: skip
         sources = [origin(records[0]) for (where, _), records in cells.items() if where == setting]
-        body = "\n\n".join([*map(papers.markdown, parts), "\n".join(f"- {source}" for source in sources)])
+        body = "\n\n".join([*map(markdown_table, parts), "\n".join(f"- {source}" for source in sources)])
         return f"<!-- papers: {folder} {setting} -->\n{body}\n<!-- end of table -->"
 
     def peers_table(match):
@@ -47,7 +50,7 @@ def filled(text: str) -> str:
 
     def compiled_table(match):
         record = read_json(ROOT / match[1])
-        body = f"{papers.markdown([list(compiled.COLUMNS), *compiled.table(record)])}\n\n{origin(record)}"
+        body = f"{markdown_table([list(compiled.COLUMNS), *compiled.table(record)])}\n\n{origin(record)}"
         return f"<!-- compiled: {match[1]} -->\n{body}\n<!-- end of table -->"
 
     text = COMPILED.sub(compiled_table, text)

@@ -1,7 +1,7 @@
 """Run notebooks in order, keep their outputs, and write down how long each takes.
 
-    python benchmarks/run_notebooks.py                               # all of them: make notebooks
-    python benchmarks/run_notebooks.py notebooks/05_fomaml.ipynb     # one
+    python tools/run_notebooks.py                               # all of them: make notebooks
+    python tools/run_notebooks.py notebooks/05_fomaml.ipynb     # one
 
 A notebook with an error, a warning or a machine's path in its outputs is reported and left as it was. Always the
 built-in data, two CPU threads and no GPU, so that outputs and times are those that the course speaks of.
@@ -42,7 +42,7 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 
 def texts(output) -> list[str]:
-    """What can be read in an output: its text, or its representations that are not pictures."""
+    """What can be read in an output: its text, or its representations that are not images."""
     data = output.get("data", {})
     return [output.get("text", ""), *(str(value) for kind, value in data.items() if not kind.startswith("image/"))]
 

@@ -1,17 +1,20 @@
-"""Checks that teach: one for each part of an exercise, on inputs drawn anew, with a sentence for each known mistake.
+"""Checks that teach: one for each part of an exercise, on random inputs, with a sentence for each known mistake.
 
 A check takes the student's function, prints one line and notes progress when it is right, and raises `CheckFailed`
-with one sentence when it is not. What is expected is worked out by other means than the package's own: closed forms,
+with one sentence when it is not. What is expected is computed by other means than the package's own: closed forms,
 finite differences, gradients written out by hand, exact fractions.
 """
 
-from .capstone import evidence, problem
-from .comparing import costs, paired_interval, verdict
-from .episodes import episode, split
-from .gradients import by_autograd, by_hand, inner_loop, inner_step
+from .ex01 import episode, split
+from .ex02 import by_autograd, by_hand
+from .ex03 import inner_loop, inner_step
+from .ex04 import every_task_counts, outer_loop
+from .ex05 import builds_a_graph, first_order
+from .ex06 import costs, paired_interval, verdict
+from .ex07 import loss_weights, multi_step_loss
+from .ex08 import learned_rates, step_norm
+from .ex09 import evidence, problem
 from .judge import CheckFailed
-from .loops import builds_a_graph, every_task_counts, first_order, outer_loop
-from .plus_plus import learned_rates, loss_weights, multi_step_loss, step_norm
 
 __all__ = [
     "CheckFailed", "builds_a_graph", "by_autograd", "by_hand", "costs", "episode", "every_task_counts", "evidence",

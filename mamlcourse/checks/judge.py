@@ -1,4 +1,4 @@
-"""How a student's function is called and its result judged; knows nothing of any exercise."""
+"""How a student's function is called and its result compared; knows nothing of any exercise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import progress
 
-# Of computing, for each call of a student's function; by the clock six times as long, as the machine may be busy.
+# CPU time for each call of a student's function; wall time may be six times as long, as the machine may be busy.
 SECONDS = 10
 TOLERANCE = 1e-4  # relative to the largest value expected
 
@@ -52,12 +52,12 @@ def fresh() -> torch.Generator:
 
 
 def uniform(generator: torch.Generator, *shape: int, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """Random float64 numbers."""
+    """A float64 tensor of uniform random values."""
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
-def whole(generator: torch.Generator, low: int, high: int) -> int:
-    """A random whole number from `low` to `high`, both included."""
+def integer(generator: torch.Generator, low: int, high: int) -> int:
+    """A random integer from `low` to `high`, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
@@ -69,10 +69,10 @@ class _OutOfTime(BaseException):  # no Exception: a student's `except Exception`
 
 
 def call(function: Callable, *arguments, **named):
-    """The function's result. Its exception, or no answer in time, becomes a `CheckFailed`."""
+    """The function's result. Its exception, or no result in time, becomes a `CheckFailed`."""
     name = getattr(function, "__name__", "your function")
     if not callable(function):
-        raise CheckFailed(f"A function was expected here, but {function!r} of type {type(function).__name__} came.")
+        raise CheckFailed(f"Expected a function, got {function!r} of type {type(function).__name__}.")
     try:
         with torch.enable_grad():
             return _in_time(function, *arguments, **named)
@@ -89,8 +89,8 @@ def call(function: Callable, *arguments, **named):
     except BaseException as error:  # SystemExit too
         if isinstance(error, RuntimeError) and "in-place" in str(error):
             raise CheckFailed(
-                f"You updated the parameters in place{_where(error)}, and autograd refuses: the start is needed "
-                "again, so build new tensors instead."
+                f"You updated the parameters in place{_where(error)}, and autograd refuses: the initialisation is "
+                "needed again, so build new tensors instead."
             ) from None
         said = " ".join(str(error).split())[:300].rstrip(".") or "no message"
         raise CheckFailed(f"{name} raised {type(error).__name__}{_where(error)}: {said}.") from None
@@ -165,8 +165,7 @@ def _in_thread(function, *arguments, **named):
 
 
 def agree(seen, expected, tolerance: float = TOLERANCE) -> bool:
-    """Whether a tensor, number or dictionary of tensors is as expected, within a share of the largest expected "
-      "value."""
+    """Whether a tensor, number or dictionary of tensors is as expected; the tolerance is relative to the largest."""
     try:
         pairs = _pairs(seen, expected)
     except CheckFailed:
@@ -178,10 +177,10 @@ def compare(what: str, seen, expected, mistakes=(), tolerance: float = TOLERANCE
     """Raise `CheckFailed` unless `seen` is as expected.
 
     Args:
-        what: what is judged, to begin a sentence with: "The meta-gradient".
+        what: what is compared, to begin a sentence with: "The meta-gradient".
         seen, expected: tensors, numbers, or dictionaries of tensors.
         mistakes: pairs (the result of a known mistake, what to tell who made it).
-        tolerance: share of the largest expected value.
+        tolerance: relative to the largest expected value.
     """
     if agree(seen, expected, tolerance):
         return
@@ -194,7 +193,7 @@ def compare(what: str, seen, expected, mistakes=(), tolerance: float = TOLERANCE
     name, (s, e) = max(zip(names, pairs), key=lambda pair: _distance(*pair[1]))
     where = f": {name!r}" if name is not None else ""
     raise CheckFailed(
-        f"{what}{where} is off: expected {_show(e)}, came {_show(s)}, largest difference {_distance(s, e):.3g}, "
+        f"{what}{where} is off: expected {_show(e)}, got {_show(s)}, largest difference {_distance(s, e):.3g}, "
         f"tolerance {bound:.1g}."
     )
 
@@ -205,9 +204,9 @@ def _pairs(seen, expected, what: str = "The result") -> list[tuple[Tensor, Tenso
         raise CheckFailed(f"{what} is None: is there a `return` missing?")
     if isinstance(expected, dict):
         if not isinstance(seen, dict):
-            raise CheckFailed(f"{what}: expected a dictionary of tensors by name, came {type(seen).__name__}.")
+            raise CheckFailed(f"{what}: expected a dictionary of tensors by name, got {type(seen).__name__}.")
         if seen.keys() != expected.keys():
-            raise CheckFailed(f"{what}: expected the names {sorted(expected)}, came {sorted(map(str, seen))}.")
+            raise CheckFailed(f"{what}: expected the names {sorted(expected)}, got {sorted(map(str, seen))}.")
         return [_pair(seen[name], expected[name], f"{what} for {name!r}") for name in expected]
     return [_pair(seen, expected, what)]
 
@@ -217,10 +216,10 @@ def _pair(seen, expected, what):
         seen = torch.tensor(float(seen), dtype=torch.float64)
     if not isinstance(seen, Tensor):
         kind = "a number" if isinstance(expected, numbers.Number) else "a tensor"
-        raise CheckFailed(f"{what}: expected {kind}, came {type(seen).__name__}.")
+        raise CheckFailed(f"{what}: expected {kind}, got {type(seen).__name__}.")
     expected = torch.as_tensor(expected, dtype=torch.float64)
     if seen.shape != expected.shape:
-        raise CheckFailed(f"{what}: expected shape {tuple(expected.shape)}, came {tuple(seen.shape)}.")
+        raise CheckFailed(f"{what}: expected shape {tuple(expected.shape)}, got {tuple(seen.shape)}.")
     return seen.detach().double(), expected.detach()
 
 
@@ -249,8 +248,8 @@ def same_parts(what: str, result, names: tuple[str, ...]) -> tuple:
     if result is None:
         raise CheckFailed(f"{what} returned None: is there a `return` missing?")
     if not isinstance(result, (tuple, list)) or len(result) != len(names):
-        came = f"{type(result).__name__}" + (f" of {len(result)}" if isinstance(result, (tuple, list)) else "")
-        raise CheckFailed(f"{what} must return ({', '.join(names)}), but came {came}.")
+        got = f"{type(result).__name__}" + (f" of {len(result)}" if isinstance(result, (tuple, list)) else "")
+        raise CheckFailed(f"{what}: expected ({', '.join(names)}), got {got}.")
     return tuple(result)
 
 
@@ -265,14 +264,14 @@ class Untouched:
         for name, value in self.before.items():
             if name not in self.tensors or not torch.equal(self.tensors[name].detach(), value):
                 raise CheckFailed(
-                    f"You updated the parameters in place: {name!r} of the input has changed, but the start is needed "
-                    "again for every task, so build new tensors instead."
+                    f"You updated the parameters in place: {name!r} of the input has changed, but the "
+                    "initialisation is needed again for every task, so build new tensors instead."
                 )
             tensor = self.tensors[name]
             if tensor.is_leaf and tensor.grad is not None:
                 raise CheckFailed(
                     f"A call of backward() has left its gradient in .grad of {name!r}, where the next one would be "
-                    "added to it: take gradients with torch.autograd.grad, which leaves the start as it is."
+                    "added to it: take gradients with torch.autograd.grad, which leaves the input as it is."
                 )
             if id(tensor) != self.objects[name]:
                 raise CheckFailed(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from ..records import write_whole
 
 FORMAT = 1
 UNDER_TEST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # set by pytest, also for the kernels that it starts
 
 
 class Exercise(NamedTuple):
-    """One exercise sheet: its file's name, its title, how hard and how long it is, and the checks it asks for."""
+    """One exercise: its file's name, its title, how hard and how long it is, and the checks it asks for."""
 
     name: str
     title: str
@@ -32,7 +33,7 @@ EXERCISES = (
     Exercise("05_first_order", "First order in one line", "medium", 25, ("first_order", "builds_a_graph")),
     Exercise("06_fair_comparison", "A fair comparison", "medium", 35, ("paired_interval", "costs", "verdict")),
     Exercise("07_multi_step_loss", "The multi-step loss", "medium", 30, ("loss_weights", "multi_step_loss")),
-    Exercise("08_learned_rates", "Learned rates, and norms for each step", "hard", 40,
+    Exercise("08_learned_rates", "Learned learning rates, and per-step batch norm", "hard", 40,
              ("learned_rates", "step_norm")),
     Exercise("09_capstone", "Capstone: a problem of your own", "hard, and open", 40, ("problem", "evidence")),
 )  # fmt: skip
@@ -48,15 +49,11 @@ def location() -> Path | None:
         return None if given.lower() == "off" else Path(given).expanduser()
     if any(variable in os.environ for variable in UNDER_TEST):
         return None
-    if os.environ.get("XDG_DATA_HOME"):
-        base = Path(os.environ["XDG_DATA_HOME"])
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path.home() / ".local" / "share"
-    return base / "mamlcourse" / "progress.json"
+    from platformdirs import user_data_path
+
+    base = os.environ.get("XDG_DATA_HOME")  # on every system
+    folder = Path(base) / "mamlcourse" if base else user_data_path("mamlcourse", appauthor=False)
+    return folder / "progress.json"
 
 
 def load() -> dict[str, str]:
@@ -118,11 +115,9 @@ def rows() -> list[list[str]]:
 
 
 def _write(path: Path, passed: dict[str, str]) -> None:
-    temporary = path.with_suffix(".tmp")
+    text = json.dumps({"format": FORMAT, "passed": passed}, indent=2) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"format": FORMAT, "passed": passed}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, text.encode())
     except OSError as error:
         print(f"The file of progress {path} cannot be written: {error.strerror}.")
 

@@ -25,11 +25,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)  # tensors have no truth value to compare by
 class Characters:
-    """Drawings of many characters, each by several writers.
+    """Images of many characters, each drawn by several writers.
 
     Attributes:
         name: "glyphs" or "omniglot", plus the part of a split.
-        images: uint8 tensor (classes, drawings, 28, 28); 255 is full ink, 0 is paper.
+        images: uint8 tensor (classes, examples, 28, 28); 255 is full ink, 0 is paper.
         alphabets: the alphabet (script) of each class.
         names: a name for each class that is unique within its alphabet.
         test_alphabets: the alphabets that the data's official protocol keeps for testing.
@@ -72,11 +72,11 @@ class Characters:
 
         Args:
             by: "alphabet" keeps the official test alphabets for testing (Omniglot: background against evaluation)
-                and sets aside `validation` whole alphabets, drawn with `seed`, from the rest.
-                "random" draws classes with `seed`, in the proportions of Finn's 1100/100/423 for Omniglot.
+                and sets aside `validation` whole alphabets, sampled with `seed`, from the rest.
+                "random" samples classes with `seed`, in the proportions of Finn's 1100/100/423 for Omniglot.
             validation: number of alphabets ("alphabet", default 5) or classes ("random", default 100 of Omniglot's
                 1,623, in proportion for other data) for validation; 0 leaves them all for training.
-            seed: draws the validation alphabets or the random classes.
+            seed: samples the validation alphabets or the random classes.
 
         Raises:
             InputError: `by` is unknown, or `validation` is negative or leaves no class for training.
@@ -91,7 +91,7 @@ class Characters:
             count = 5 if validation is None else validation
             if count >= len(pool):
                 raise InputError(
-                    f"validation is {count} alphabets, but must be at most {len(pool) - 1}: "
+                    f"validation: expected at most {len(pool) - 1} alphabets, got {count}: "
                     f"{self.name} has {len(pool)} alphabets outside its test set."
                 )
             chosen = {pool[i] for i in torch.randperm(len(pool), generator=generator)[:count].tolist()}
@@ -104,7 +104,7 @@ class Characters:
             tests = round(FINN_COUNTS[2] * len(self) / total)
             if count + tests >= len(self):
                 raise InputError(
-                    f"validation is {count} classes, but must be at most {len(self) - tests - 1}: {self.name} has "
+                    f"validation: expected at most {len(self) - tests - 1} classes, got {count}: {self.name} has "
                     f"{len(self)} classes, {tests} of them for testing."
                 )
             order = torch.randperm(len(self), generator=generator).tolist()

@@ -6,11 +6,11 @@ holds is used, and when it holds none of them the two zips are downloaded into i
 1. `images_background.zip` and `images_evaluation.zip`, the official ones or others packed in the same way,
 2. the unpacked folders `images_background` and `images_evaluation`
    (1 and 2 also inside `omniglot-py`, where torchvision puts them),
-3. `omniglot-28.npz`, the small file that this module prepares from the pictures; alone it is enough, for instance
+3. `omniglot-28.npz`, the small file that this module prepares from the images; alone it is enough, for instance
    on a machine that only trains.
 
-Decoding 32,460 pictures takes seconds, so the result is kept in the user's cache folder, under a fingerprint of the
-pictures it came from. Nothing damaged is ever used: zips are read in place and never unpacked, their checksums and
+Decoding 32,460 images takes seconds, so the result is kept in the user's cache folder, under a fingerprint of the
+images it came from. Nothing damaged is ever used: zips are read in place and never unpacked, their checksums and
 the number of characters and drawings are checked, and files appear under their own name only when they are complete.
 """
 
@@ -38,12 +38,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..records import write_whole
 
 SPLITS = ("images_background", "images_evaluation")
 EXPECTED = {"images_background": 964, "images_evaluation": 659, "drawings": 20}  # characters, and drawings of each
 ORIGINAL_SIZE, SIZE = 105, 28  # pixels on a side
 PREPARED = "omniglot-28.npz"
-VERSION = 1  # of the prepared file: raise it whenever what is stored, or how pictures are resized, changes
+VERSION = 1  # of the prepared file: raise it whenever what is stored, or how images are resized, changes
 HOMEPAGE = "https://github.com/brendenlake/omniglot"
 DOWNLOAD_TIMEOUT = 30  # seconds without any answer
 
@@ -70,7 +71,7 @@ class Found(NamedTuple):
     Attributes:
         folder: the one folder that is looked at, which need not exist.
         chosen_by: who chose it: "root", "$MAMLCOURSE_DATA" or "the user's cache folder".
-        kind: "zips", "tree", "cache" (an `omniglot-28.npz` without pictures) or "nothing".
+        kind: "zips", "tree", "cache" (an `omniglot-28.npz` without images) or "nothing".
         paths: the two zips, the two folders or the prepared file; empty for "nothing".
     """
 
@@ -122,7 +123,7 @@ def find(root: str | Path | None = None) -> Found:
     folder, chosen_by = _data_folder(root)
     if os.path.isfile(folder):
         raise InputError(f"The path {folder} (from {chosen_by}) is a file, but must be a folder.")
-    # Pictures come before a prepared file: that file would not tell from which pictures it was made.
+    # Images come before a prepared file: that file would not tell from which images it was made.
     for kind, ending, present in (("zips", ".zip", os.path.isfile), ("tree", "", os.path.isdir)):
         for place in (folder, folder / "omniglot-py"):
             paths = tuple(place / (split + ending) for split in SPLITS)
@@ -135,15 +136,11 @@ def find(root: str | Path | None = None) -> Found:
 
 def cache_folder() -> Path:
     """The user's cache folder for this package: `$XDG_CACHE_HOME/mamlcourse` or the system's usual place."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "mamlcourse"
+    if os.environ.get("XDG_CACHE_HOME"):  # on Windows too, where platformdirs does not look at it
+        return Path(os.environ["XDG_CACHE_HOME"]) / "mamlcourse"
+    from platformdirs import user_cache_path  # imported here: only Omniglot needs it
+
+    return user_cache_path("mamlcourse", appauthor=False, opinion=False)
 
 
 def _data_folder(root: str | Path | None) -> tuple[Path, str]:
@@ -199,17 +196,17 @@ def _download(found: Found) -> None:
         socket.setdefaulttimeout(timeout)
 
 
-# ---- From pictures to one array
+# ---- From images to one array
 
 
 def _prepare(found: Found) -> Omniglot:
-    """Decode, resize and check every picture of the zips or the tree."""
+    """Decode, resize and check every image of the zips or the tree."""
     images, alphabets, names = [], [], []
     with tqdm(total=sum(EXPECTED[s] for s in SPLITS), desc="Preparing Omniglot", unit="class", leave=False) as bar:
         for split, path in zip(SPLITS, found.paths):
             with _naming(path), _opened(path) as (members, read):
                 for (alphabet, character), drawings in _sort_drawings(path, split, members).items():
-                    images.append(np.stack([_picture(path, drawing, read) for drawing in drawings]))
+                    images.append(np.stack([_image(path, drawing, read) for drawing in drawings]))
                     alphabets.append(alphabet)
                     names.append(character)
                     bar.update()
@@ -240,7 +237,7 @@ def _sort_drawings(path: Path, split: str, names: list[str]) -> dict[tuple[str, 
     layout = re.compile(rf"{split}/([^/]+)/(character\d\d)/\d+_(\d\d)\.png")
     drawings_of: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
-        # Folders and the extra files that macOS and Windows leave behind are no pictures.
+        # Folders and the extra files that macOS and Windows leave behind are no images.
         if not name.endswith(".png") or any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
             continue
         match = layout.fullmatch(name)
@@ -263,23 +260,23 @@ def _sort_drawings(path: Path, split: str, names: list[str]) -> dict[tuple[str, 
     return {key: [drawings_of[key][drawer] for drawer in drawers] for key in sorted(drawings_of)}
 
 
-def _picture(path: Path, name: str, read) -> np.ndarray:
+def _image(path: Path, name: str, read) -> np.ndarray:
     """Read one drawing, black ink on white paper, as a uint8 array (28, 28) with ink = 255."""
-    with _naming(f"{path} ({name})"), Image.open(io.BytesIO(read(name)), formats=["PNG"]) as picture:
-        if picture.size != (ORIGINAL_SIZE, ORIGINAL_SIZE):
-            width, height = picture.size
+    with _naming(f"{path} ({name})"), Image.open(io.BytesIO(read(name)), formats=["PNG"]) as image:
+        if image.size != (ORIGINAL_SIZE, ORIGINAL_SIZE):
+            width, height = image.size
             raise InputError(
                 f"{path} ({name}) is {width} x {height} pixels, but must be {ORIGINAL_SIZE} x {ORIGINAL_SIZE}."
             )
-        # "L" (grey) first: Pillow silently resizes 1-bit pictures with nearest neighbour, which breaks thin strokes.
-        return 255 - np.asarray(picture.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        # "L" (grey) first: Pillow silently resizes 1-bit images with nearest neighbour, which breaks thin strokes.
+        return 255 - np.asarray(image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 # ---- The prepared file
 
 
 def _fingerprint(found: Found) -> str:
-    """Tell one source of pictures from another: by the bytes of zips, by the names, sizes and times of a tree."""
+    """Tell one source of images from another: by the bytes of zips, by the names, sizes and times of a tree."""
     digest = hashlib.sha256(f"{found.kind} {VERSION}".encode())
     for path in found.paths:
         with _naming(path):
@@ -303,27 +300,18 @@ def _checksum(data: Omniglot) -> str:
 
 def _write_prepared(path: Path, data: Omniglot) -> None:
     """Keep `data` for the next time; if that cannot be done, say so and go on without."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        version=VERSION,
+        images=data.images.numpy(),
+        alphabets=data.alphabets,
+        names=data.names,
+        test_alphabets=sorted(data.test_alphabets),
+        checksum=_checksum(data),
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Other processes may be reading or writing the same file, so it gets its name only when it is whole.
-        descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    version=VERSION,
-                    images=data.images.numpy(),
-                    alphabets=data.alphabets,
-                    names=data.names,
-                    test_alphabets=sorted(data.test_alphabets),
-                    checksum=_checksum(data),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, content.getbuffer())  # other processes may be reading or writing the same file
     except OSError as error:
         warnings.warn(f"Omniglot will be prepared again next time: {path} cannot be written ({error}).", stacklevel=3)
 
@@ -342,5 +330,5 @@ def _read_prepared(path: Path) -> Omniglot:
     tests = sum(alphabet in test_alphabets for alphabet in alphabets)
     fits = len(alphabets) == len(names) == shape[0] and tests == EXPECTED["images_evaluation"]
     if tuple(data.images.shape) != shape or data.images.dtype != torch.uint8 or not fits:
-        raise InputError(f"{path} holds {tuple(data.images.shape)} pictures with {tests} test classes, not {shape}.")
+        raise InputError(f"{path} holds {tuple(data.images.shape)} images with {tests} test classes, not {shape}.")
     return data

@@ -11,7 +11,7 @@ from ..errors import InputError
 
 
 def normalisation_parameters(model: nn.Module) -> list[str]:
-    """The names of all gains and biases of normalisation layers."""
+    """The names of all weights and biases (γ and β) of normalisation layers."""
     return [f"{name}.{part}" for name, layer in _normalisation_layers(model) for part, _ in layer.named_parameters()]
 
 
@@ -45,7 +45,7 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
 
 
 def widest_output(model: nn.Module, x: Tensor) -> int:
-    """How many numbers the largest output of any layer has when the model runs on x. Draws no random numbers."""
+    """How many elements the largest output of any layer has when the model runs on x. Draws no random numbers."""
     sizes = []
     layers = [layer for layer in model.modules() if not list(layer.children())]
     note = lambda layer, inputs, output: sizes.append(output.numel() if isinstance(output, Tensor) else 0)  # noqa: E731

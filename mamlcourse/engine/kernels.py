@@ -1,4 +1,4 @@
-"""Faster layers for meta-gradients, put under any model from outside while its meta-gradients are worked out.
+"""Faster layers for meta-gradients, put under any model from outside while its meta-gradients are computed.
 
 Models are written with ordinary layers and know nothing of this; the numbers are the same within rounding.
 
@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-FEW = 1024  # numbers of a channel up to which short sums are not worth their time
-SHORT = 512  # numbers in a sum; shorter ones would be more sums
+FEW = 1024  # elements of a channel up to which short sums are not worth their time
+SHORT = 512  # elements in a sum; shorter ones would be more sums
 
 
 class Instead(TorchFunctionMode):
@@ -92,7 +92,7 @@ class _Convolution(Function):
     def backward(ctx, g):
         wanted = ctx.needs_input_grad[:3]
         # Whoever differentiates only once needs no graph, and is spared the calls that would make one.
-        gradient = _ConvolutionGradient.apply if torch.is_grad_enabled() else _slopes
+        gradient = _ConvolutionGradient.apply if torch.is_grad_enabled() else _conv_gradients
         return *gradient(g, *ctx.saved_tensors, ctx.how, wanted), None, None, None, None
 
 
@@ -105,7 +105,7 @@ class _ConvolutionGradient(Function):
         ctx.save_for_backward(g, x, weight)
         ctx.how = how
         ctx.set_materialize_grads(False)
-        return _slopes(g, x, weight, how, wanted)
+        return _conv_gradients(g, x, weight, how, wanted)
 
     @staticmethod
     @once_differentiable
@@ -115,12 +115,12 @@ class _ConvolutionGradient(Function):
         to_g = to_x = to_weight = None
         if along_x is not None:
             to_g = _product(along_x, weight, along_bias, ctx.how) if for_g else None
-            to_weight = _slopes(g, along_x, weight, ctx.how, (False, True, False))[1] if for_weight else None
+            to_weight = _conv_gradients(g, along_x, weight, ctx.how, (False, True, False))[1] if for_weight else None
         if along_weight is not None:
             if for_g:
                 other = _product(x, along_weight, along_bias if to_g is None else None, ctx.how)
                 to_g = other if to_g is None else to_g.add_(other)
-            to_x = _slopes(g, x, along_weight, ctx.how, (True, False, False))[0] if for_x else None
+            to_x = _conv_gradients(g, x, along_weight, ctx.how, (True, False, False))[0] if for_x else None
         if for_g and to_g is None and along_bias is not None:
             to_g = along_bias.view(1, -1, 1, 1).expand_as(g)
         return to_g, to_x, to_weight, None, None
@@ -131,7 +131,7 @@ def _product(x, weight, bias, how):
     return torch.convolution(x, weight, bias, *steps, False, [0, 0], groups)
 
 
-def _slopes(g, x, weight, how, wanted):
+def _conv_gradients(g, x, weight, how, wanted):
     """The gradients of x, weight and bias; None where not wanted."""
     *steps, groups = how
     sizes = [weight.shape[0]]
@@ -146,13 +146,13 @@ def _unfolded(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
 
 
 def unfolded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1) -> Tensor:
-    """`F.conv2d` without groups, as one product of the weights with all patches of the pictures.
+    """`F.conv2d` without groups, as one product of the weights with all patches of the images.
 
     Args:
         x: (examples, channels, height, width).
         weight: (filters, channels, kernel height, kernel width).
         bias: (filters,).
-        stride, padding, dilation: whole numbers, or two of them.
+        stride, padding, dilation: integers, or two of them.
 
     Returns:
         (examples, filters, height, width) of the result.
@@ -178,25 +178,25 @@ def _batch_norm(input, running_mean, running_var, weight=None, bias=None, traini
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def batch_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Batch normalisation by the batch's own statistics (Ioffe and Szegedy 2015, algorithm 1), differentiable twice.
 
     Args:
         x: (examples, channels, ...), more than one value for each channel.
-        gain, bias: (channels,).
+        weight, bias: (channels,), γ and β.
         eps: added to the variance.
 
     Returns:
-        gain x̂ + bias, as x, with x̂ = (x - mean) / deviation.
+        γ x̂ + β, as x, with x̂ = (x - mean) / σ.
     """
-    return _BatchNorm.apply(x, gain, bias, eps)
+    return _BatchNorm.apply(x, weight, bias, eps)
 
 
 class _BatchNorm(Function):
     @staticmethod
-    def forward(ctx, x, gain, bias, eps):
-        y, mean, inverse = _normalised(x, gain, bias, eps)
-        ctx.save_for_backward(x, gain, mean, inverse)
+    def forward(ctx, x, weight, bias, eps):
+        y, mean, inverse = _normalised(x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, mean, inverse)
         return y
 
     @staticmethod
@@ -206,42 +206,42 @@ class _BatchNorm(Function):
 
 
 class _BatchNormGradient(Function):
-    """From the gradient g of the output to those of x, gain and bias:
+    """From the gradient g of the output to those of x, weight γ and bias:
 
-        gain P(g) / deviation,   Σ g x̂,   Σ g,   where P(g) = g - m(g) - x̂ m(g x̂)
+        γ P(g) / σ,   Σ g x̂,   Σ g,   where P(g) = g - m(g) - x̂ m(g x̂)
 
-    takes from each channel its mean m and its share along x̂. Mean and deviation are functions of x here.
+    takes from each channel its mean m and its share along x̂. The mean and σ, the standard deviation, depend on x here.
     """
 
     @staticmethod
-    def forward(ctx, g, x, gain, mean, inverse):
-        to_x, sum_gx, sum_g = _gradient(g, x, gain, mean, inverse)
-        ctx.save_for_backward(g, x, gain, mean, inverse, sum_gx, sum_g)
+    def forward(ctx, g, x, weight, mean, inverse):
+        to_x, sum_gx, sum_g = _gradient(g, x, weight, mean, inverse)
+        ctx.save_for_backward(g, x, weight, mean, inverse, sum_gx, sum_g)
         ctx.set_materialize_grads(False)
         return to_x, sum_gx, sum_g
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v, of_gain, of_bias):
-        # v, of_gain and of_bias are the slopes of the outer loss along the three results. The first one's share of it
-        # is  n gain A / deviation,  A = m(v g) - m(v) m(g) - m(v x̂) m(g x̂); this differentiates it. Two rules do:
-        # ∂deviation/∂x = x̂ / n, and a slope u along x̂ is P(u) / deviation along x.
-        g, x, gain, mean, inverse, sum_gx, sum_g = ctx.saved_tensors
+    def backward(ctx, v, of_weight, of_bias):
+        # v, of_weight and of_bias are the gradients of the outer loss for the three results. The first one's share of
+        # it is  n γ A / σ,  A = m(v g) - m(v) m(g) - m(v x̂) m(g x̂); this differentiates it. Two rules do:
+        # ∂σ/∂x = x̂ / n, and a gradient u for x̂ is P(u) / σ for x.
+        g, x, weight, mean, inverse, sum_gx, sum_g = ctx.saved_tensors
         n = x.numel() // x.shape[1]
-        to_g, sum_vx, sum_v = _gradient(torch.zeros_like(g) if v is None else v, x, gain, mean, inverse)
-        scale = gain * inverse / n
-        along_v, along_g = -scale * sum_gx, -scale * sum_vx  # the slope along x̂ is along_v v + along_g g
-        if of_gain is not None:
-            along_g = along_g + of_gain
-        if of_gain is not None or of_bias is not None:
-            of_gain = torch.zeros_like(gain) if of_gain is None else of_gain
-            of_bias = torch.zeros_like(gain) if of_bias is None else of_bias
-            to_g += _affine(x, of_gain * inverse, of_bias - of_gain * inverse * mean)
+        to_g, sum_vx, sum_v = _gradient(torch.zeros_like(g) if v is None else v, x, weight, mean, inverse)
+        scale = weight * inverse / n
+        along_v, along_g = -scale * sum_gx, -scale * sum_vx  # the gradient for x̂ is along_v v + along_g g
+        if of_weight is not None:
+            along_g = along_g + of_weight
+        if of_weight is not None or of_bias is not None:
+            of_weight = torch.zeros_like(weight) if of_weight is None else of_weight
+            of_bias = torch.zeros_like(weight) if of_bias is None else of_bias
+            to_g += _affine(x, of_weight * inverse, of_bias - of_weight * inverse * mean)
         if v is None:
-            a, along_v = torch.zeros_like(gain), torch.zeros_like(gain)
+            a, along_v = torch.zeros_like(weight), torch.zeros_like(weight)
         else:
             a = (_dots(v, g) - (sum_v * sum_g + sum_vx * sum_gx) / n) / n
-        along_x = -inverse * (along_v * sum_vx + along_g * sum_gx) / n - gain * a * inverse**2  # along x̂, that is
+        along_x = -inverse * (along_v * sum_vx + along_g * sum_gx) / n - weight * a * inverse**2  # along x̂, that is
         constant = -inverse * (along_v * sum_v + along_g * sum_g) / n
         to_x = _affine(x, along_x * inverse, constant - along_x * inverse * mean)
         to_x.addcmul_(g, _by_channel(along_g * inverse, x))
@@ -253,32 +253,32 @@ class _BatchNormGradient(Function):
 # Each of these is one call that reads the activations once or twice.
 
 
-# With channels last PyTorch adds up one number after the other, in single precision. Over all pixels of all pictures
-# that loses three digits and more: handwriting is mostly background, so that a channel's mean can be many deviations.
-# So the mean is worked out picture by picture here, and where there are many numbers the other sums place by place.
+# With channels last PyTorch adds up one element after the other, in single precision. Over all pixels of all images
+# that loses three digits and more: handwriting is mostly background, so that a channel's mean can be many standard
+# deviations. So the mean is computed image by image here, and where there are many elements the other sums by place.
 
 
-def _normalised(x, gain, bias, eps):
-    """(gain x̂ + bias, mean, 1 / deviation)."""
+def _normalised(x, weight, bias, eps):
+    """(γ x̂ + β, mean, 1 / σ)."""
     if _sums_are_precise(x):
-        return torch.native_batch_norm(x, gain, bias, None, None, True, 0.0, eps)
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     mean = x.mean((2, 3)).mean(0)
     if _are_few(x):
-        y, rest, inverse = torch.native_batch_norm(x - _by_channel(mean, x), gain, bias, None, None, True, 0.0, eps)
+        y, rest, inverse = torch.native_batch_norm(x - _by_channel(mean, x), weight, bias, None, None, True, 0.0, eps)
         return y, mean + rest, inverse
     means, variances = (s.view(-1, len(mean)) for s in torch.batch_norm_update_stats(_by_place(x), None, None, 0.0))
     variance = variances.mean(0) + means.var(0, correction=0)
     inverse = (variance + eps).rsqrt()
-    return _affine(x, gain * inverse, bias - gain * inverse * mean), mean, inverse
+    return _affine(x, weight * inverse, bias - weight * inverse * mean), mean, inverse
 
 
-def _gradient(g, x, gain, mean, inverse):
-    """(gain P(g) / deviation, Σ g x̂, Σ g)."""
+def _gradient(g, x, weight, mean, inverse):
+    """(γ P(g) / σ, Σ g x̂, Σ g)."""
     if _sums_are_precise(x) or _are_few(x):
         every = (True, True, True)
-        return torch.ops.aten.native_batch_norm_backward(g, x, gain, None, None, mean, inverse, True, 0.0, every)
+        return torch.ops.aten.native_batch_norm_backward(g, x, weight, None, None, mean, inverse, True, 0.0, every)
     sum_gx, sum_g = _sums(g, x, mean, inverse)
-    n, scale = x.numel() // x.shape[1], gain * inverse
+    n, scale = x.numel() // x.shape[1], weight * inverse
     along_x = -scale * inverse * sum_gx / n
     to_x = _affine(x, along_x, -scale * sum_g / n - along_x * mean)
     return to_x.addcmul_(g, _by_channel(scale, x)), sum_gx, sum_g
@@ -311,7 +311,7 @@ def _are_few(x):
 
 
 def _by_place(x):
-    """x with each column of the picture, or where there are many examples each pixel, as a channel of its own.
+    """x with each column of the image, or where there are many examples each pixel, as a channel of its own.
 
     (examples, width x channels, height, 1) or (examples, height x width x channels, 1, 1), a view of what has channels
     last in memory.
@@ -323,7 +323,7 @@ def _by_place(x):
 
 
 def _affine(x, factor, constant):
-    """factor x + constant, each a number for each channel."""
+    """factor x + constant, both of shape (channels,)."""
     zero, one = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
     return torch.native_batch_norm(x, factor, constant, zero, one, False, 0.0, 0.0)[0]
 

@@ -19,7 +19,8 @@ def recomputed(inner, meta, task, order: int, weights):
     total, outputs, gradients, v = 0.0, None, zeros_like(meta), zeros_like(path[0])
     for k in reversed(range(len(weights))):
         if weights[k]:
-            loss, seen, pullback = vjp(lambda meta, params, k=k: inner.query_loss(meta, params, k, *query), meta, path[k])
+            query_loss = lambda meta, params, k=k: inner.query_loss(meta, params, k, *query)  # noqa: E731
+            loss, seen, pullback = vjp(query_loss, meta, path[k])
             outputs = seen if outputs is None else outputs
             total = total + weights[k] * loss
             to_meta, to_params = pullback(torch.full_like(loss, weights[k]))

@@ -28,9 +28,9 @@ from ..tasks import TaskBatch
 from .landscape import Slice
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-RIGHT, WRONG = "#005A32", "#9E1B1B"
+CORRECT, WRONG = "#005A32", "#9E1B1B"
 WIDTH, DPI = 10, 96  # inches of everything that stands across a notebook, and pixels per inch
-# The sheet of predictions, in pixels of a character's drawing: each is shown as ZOOM x ZOOM.
+# The sheet of predictions, in pixels of a character's image: each is shown as ZOOM x ZOOM.
 ZOOM, CELL, CAPTION, GAP, MARGIN, HEADING = 2, 30, 13, 14, 14, 16
 SHAPES = {"o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆", "P": "✚", "X": "✖"}  # Matplotlib's marks, in type
 
@@ -62,7 +62,7 @@ class Drawing(NamedTuple):
 
 
 class Frames:
-    """PNG pictures of a figure in which only some lines move: all else is drawn once, so a frame takes milliseconds."""
+    """PNG images of a figure in which only some lines move: all else is drawn once, so a frame takes milliseconds."""
 
     def __init__(self, figure: Figure, lines: list[Line2D]):
         self.lines = lines
@@ -81,10 +81,10 @@ class Frames:
         return encode(Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]))
 
 
-def encode(picture: Image.Image) -> bytes:
-    """The picture as PNG."""
+def encode(image: Image.Image) -> bytes:
+    """The image as PNG."""
     content = io.BytesIO()
-    picture.save(content, "png", compress_level=1)  # half the time of the default for a fifth more bytes
+    image.save(content, "png", compress_level=1)  # half the time of the default for a fifth more bytes
     return content.getvalue()
 
 
@@ -103,10 +103,10 @@ def predictions_figure(task, trajectories: dict, step: int) -> Figure:
 
 
 def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
-    """The support set, and what each learner says about every query after a step, and how surely.
+    """The support set, and what each learner predicts for every query after a step, and with what probability.
 
     Under each query stands the letter of the predicted class and its probability in percent: after a tick where it is
-    right, after a cross in a dark box where it is wrong. Rows are classes. Pillow draws it, as a hundred texts take
+    correct, after a cross in a dark box where it is wrong. Rows are classes. Pillow draws it, as a hundred texts take
     Matplotlib longer than a hand takes to move a slider.
 
     Args:
@@ -123,8 +123,8 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
     shots, per_class = support.shape[1], queries.shape[1]  # of (ways, examples, 28, 28)
     lefts = [MARGIN + CELL * (shots + per_class * block) + GAP * (block + 1) for block in range(len(trajectories))]
     paper = np.full((HEADING + ways * (CELL + CAPTION), lefts[-1] + CELL * per_class + 2), 255, dtype=np.uint8)
-    for left, pictures in zip((MARGIN, *lefts), (support, *[queries] * len(lefts))):
-        _paste(paper, pictures, left)
+    for left, images in zip((MARGIN, *lefts), (support, *[queries] * len(lefts))):
+        _paste(paper, images, left)
     sheet = Image.fromarray(paper)
     sheet = sheet.resize((ZOOM * sheet.width, ZOOM * sheet.height), Image.Resampling.NEAREST).convert("RGB")
     draw = ImageDraw.Draw(sheet)
@@ -136,24 +136,24 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
     for row in range(ways):
         write(MARGIN / 2, HEADING + row * (CELL + CAPTION) + CELL / 2, LETTERS[row], size=10)
     for left, (name, trajectory) in zip(lefts, trajectories.items()):
-        heading = f"{TITLES[name]}: {right_of(trajectory, step)} of {len(task.query_y[0])} right"
+        heading = f"{TITLES[name]}: {correct_of(trajectory, step)} of {len(task.query_y[0])} correct"
         write(left + 5, HEADING / 2, SHAPES[MARKS[name]], fill=COLOURS[name], size=11)
         write(left + 13, HEADING / 2, heading, anchor="lm")
-        sure, said = trajectory.query_outputs[0, step].softmax(-1).max(-1)
-        answers = zip(sure.tolist(), said.tolist(), task.query_y[0].tolist())
-        for place, (probability, letter, label) in enumerate(answers):
+        probabilities, predicted = trajectory.query_outputs[0, step].softmax(-1).max(-1)
+        queried = zip(probabilities.tolist(), predicted.tolist(), task.query_y[0].tolist())
+        for place, (probability, letter, label) in enumerate(queried):
             row, column = divmod(place, per_class)
             x, y = left + CELL * column, HEADING + row * (CELL + CAPTION) + CELL
-            right = letter == label
-            if not right:
+            correct = letter == label
+            if not correct:
                 draw.rectangle([ZOOM * (x + 1), ZOOM * (y + 1), ZOOM * (x + CELL - 2), ZOOM * (y + CAPTION - 2)], WRONG)
-            text = f"{'✓' if right else '✗'}{LETTERS[letter]} {100 * probability:.0f}"
-            write(x + CELL / 2, y + CAPTION / 2 - 0.5, text, fill=RIGHT if right else "white", size=7.5)
+            text = f"{'✓' if correct else '✗'}{LETTERS[letter]} {100 * probability:.0f}"
+            write(x + CELL / 2, y + CAPTION / 2 - 0.5, text, fill=CORRECT if correct else "white", size=7.5)
     return sheet
 
 
-def right_of(trajectory, step: int) -> int:
-    """How many queries are right after a step."""
+def correct_of(trajectory, step: int) -> int:
+    """How many queries are classified correctly after a step."""
     return round(trajectory.query_accuracy[0, step].item() * trajectory.query_outputs.shape[2])
 
 
@@ -163,14 +163,14 @@ def _steps(trajectories) -> int:
     return min(trajectory.query_loss.shape[1] for trajectory in trajectories.values())
 
 
-def _paste(paper, pictures, left) -> None:
-    """Put (rows, columns, 28, 28) pictures of ink on white paper, from the column `left` on, in thin frames."""
-    for row, of_row in enumerate((255 * (1 - pictures)).byte().numpy()):
-        for column, picture in enumerate(of_row):
-            height, width = picture.shape
+def _paste(paper, images, left) -> None:
+    """Put (rows, columns, 28, 28) images of ink on white paper, from the column `left` on, in thin frames."""
+    for row, of_row in enumerate((255 * (1 - images)).byte().numpy()):
+        for column, image in enumerate(of_row):
+            height, width = image.shape
             y, x = HEADING + row * (CELL + CAPTION), left + CELL * column
             paper[y : y + height + 2, x : x + width + 2] = 205
-            paper[y + 1 : y + height + 1, x + 1 : x + width + 1] = picture
+            paper[y + 1 : y + height + 1, x + 1 : x + width + 1] = image
 
 
 @cache
@@ -183,7 +183,7 @@ def progress_drawing(trajectories: dict, crowd: dict[str, Evaluation] | None = N
 
     Args:
         trajectories: {recipe's name: `Trajectory`} of one task.
-        crowd: {recipe's name: `Evaluation`} of many tasks; their mean is drawn dashed, its 95% interval as a band.
+        crowd: {recipe's name: `Evaluation`} of many tasks; their mean is drawn dashed, its 95% CI as a band.
         size: inches.
 
     Raises:
@@ -214,7 +214,7 @@ def progress_drawing(trajectories: dict, crowd: dict[str, Evaluation] | None = N
     upper.set_ylabel("query loss (log)", fontsize=8)
     seen = np.concatenate(seen)
     seen = seen[np.isfinite(seen)].clip(1e-3, 1e4)
-    upper.set_yscale("log")  # starts at ten and ends at a tenth are both seen
+    upper.set_yscale("log")  # losses of ten before and of a tenth after are both seen
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     upper.yaxis.set_major_formatter(lambda value, _: _short(value))
     upper.yaxis.set_minor_formatter(NullFormatter())
@@ -308,12 +308,12 @@ def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int
     Args:
         learners: {recipe's name: `MAML`} of networks from (points, 1) to (points, 1).
         support_x, support_y: (points,) the points to learn from.
-        wave: function from x (an array) to the y that the points were drawn from; default unknown.
+        wave: function from x (an array) to the y that the points were sampled from; default unknown.
         steps: adaptation steps.
         size: inches.
 
     Raises:
-        InputError: there is no learner, or the points are not two equally long rows of numbers.
+        InputError: there is no learner, or the points are not two equally long vectors.
     """
     if not learners:
         raise InputError("There is no learner to draw: give at least one.")
@@ -342,12 +342,12 @@ def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int
 
 
 class TrainingCurves:
-    """Loss, accuracy and learned rates of a training run, by iteration, in a picture that grows with the run.
+    """Loss, accuracy and learned learning rates of a training run, by iteration, in a figure that grows with the run.
 
     Args:
         iterations: of the whole run.
         accuracy: whether there is an accuracy to draw, as in classification.
-        tensors: names of the learned rates to draw, if any.
+        tensors: names of the parameters whose learned learning rates are drawn, if any.
         size: inches.
     """
 
@@ -356,11 +356,11 @@ class TrainingCurves:
         self.accuracy, self.tensors = accuracy, list(tensors)
         self.figure = Figure(figsize=size)
         self.figure.subplots_adjust(0.06, 0.17, 0.98, 0.9, wspace=0.25)
-        parts = ["loss", *["accuracy (%)"] * accuracy, *["learned inner rate"] * bool(self.tensors)]
+        parts = ["loss", *["accuracy (%)"] * accuracy, *["learned inner LR"] * bool(self.tensors)]
         row = self.figure.subplots(1, len(parts), squeeze=False)[0]
         self.lines = {}
-        self.limits = {"loss": (0.0, 2.0), "accuracy (%)": (0.0, 104.0), "learned inner rate": (0.0, 0.25)}
-        titles = {"loss": "Meta-loss", "accuracy (%)": "Query accuracy", "learned inner rate": "Inner rate by layer"}
+        self.limits = {"loss": (0.0, 2.0), "accuracy (%)": (0.0, 104.0), "learned inner LR": (0.0, 0.25)}
+        titles = {"loss": "Meta-loss", "accuracy (%)": "Query accuracy", "learned inner LR": "Inner LR by layer"}
         self.axes = dict(zip(parts, row))
         for part, axes in self.axes.items():
             axes.set_title(titles[part], fontsize=9)
@@ -384,12 +384,12 @@ class TrainingCurves:
             row[-1].legend(fontsize=6, loc="upper left")
         self._frames = None
 
-    def update(self, history, rates=()) -> Figure:
+    def update(self, history, learning_rates=()) -> Figure:
         """The figure of a `History` so far.
 
         Args:
             history: as `train` returns it.
-            rates: (iteration, {name: learned rate}) pairs.
+            learning_rates: (iteration, {name: learned learning rate}) pairs.
         """
         parts = {"loss": history.losses}
         if self.accuracy:
@@ -402,9 +402,9 @@ class TrainingCurves:
             means = np.convolve(values, np.full(window, 1 / window), "valid") if values else []
             self.lines[f"{part} mean"].set_data(range(window, len(values) + 1) if values else [], means)
         for name in self.tensors:
-            self.lines[name].set_data([at for at, _ in rates], [values[name] for _, values in rates])
+            self.lines[name].set_data([at for at, _ in learning_rates], [values[name] for _, values in learning_rates])
         self._widen("loss", history.losses)
-        self._widen("learned inner rate", [value for _, values in rates for value in values.values()])
+        self._widen("learned inner LR", [value for _, values in learning_rates for value in values.values()])
         return self.figure
 
     def _widen(self, part, values) -> None:
@@ -420,25 +420,26 @@ class TrainingCurves:
             self.axes[part].set_ylim(low, high)
             self._frames = None
 
-    def png(self, history, rates=()) -> bytes:
+    def png(self, history, learning_rates=()) -> bytes:
         """The figure as PNG, quickly."""
-        self.update(history, rates)
+        self.update(history, learning_rates)
         self._frames = self._frames or Frames(self.figure, list(self.lines.values()))
         return self._frames.png()
 
 
-def training_figure(history, iterations: int | None = None, rates=()) -> Figure:
+def training_figure(history, iterations: int | None = None, learning_rates=()) -> Figure:
     """The curves of a finished or stopped run.
 
     Args:
         history: as `train` returns it.
         iterations: of the whole run; default those that were done.
-        rates: (iteration, {name: learned rate}) pairs, as `TrainingMonitor` keeps them.
+        learning_rates: (iteration, {name: learned learning rate}) pairs, as `TrainingMonitor` keeps them.
 
     Raises:
         InputError: nothing has been trained yet.
     """
     if not history.losses:
         raise InputError("The history is empty: train for at least one iteration.")
-    tensors = rates[0][1] if rates else ()
-    return TrainingCurves(iterations or len(history.losses), bool(history.accuracies), tensors).update(history, rates)
+    tensors = learning_rates[0][1] if learning_rates else ()
+    curves = TrainingCurves(iterations or len(history.losses), bool(history.accuracies), tensors)
+    return curves.update(history, learning_rates)

@@ -18,7 +18,7 @@ from ..meta_params import MetaParams
 from ..styles import TITLES
 from ..tasks import CharacterTasks, TaskBatch, check_batch
 
-QUERIES = 5  # per class: as many as fit a picture
+QUERIES = 5  # per class: as many as fit a figure
 CROWD = 100  # tasks to see one task against
 
 
@@ -26,9 +26,9 @@ def few_shot_tasks(characters, ways: int = 5, shots: int = 1, seed: int = 0, scr
     """Character tasks to look at one by one: batch `number` of the result is task `number` alone.
 
     Args:
-        characters: the classes to draw from.
+        characters: the classes to sample from.
         ways, shots, seed: as in `CharacterTasks`; there are 5 queries per class.
-        script: draw from the letters of this script alone.
+        script: sample from the letters of this script alone.
 
     Raises:
         InputError: the script is unknown or has too few letters, or a number is not allowed.
@@ -58,7 +58,7 @@ def with_inner_lr_times(factor: float, maml: MAML) -> MAML:
 class Slice(NamedTuple):
     """The query loss of a task on a plane through weight space, and the path of adaptation seen in that plane.
 
-    The origin is θ, the start that all tasks share; distances are Euclidean, over all weights that adapt.
+    The origin is θ, the initialisation that all tasks share; distances are Euclidean, over all weights that adapt.
 
     Attributes:
         path: (K + 1, 2) where θ'_0 to θ'_K lie, their shadows where the path leaves the plane.
@@ -78,8 +78,8 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
     """The loss landscape around one task's adaptation, on the plane that holds θ, θ'_K and most of the way between.
 
     The first axis points from θ to θ'_K; the second is the direction in which the path strays furthest from it, or,
-    after a single step, the one in which the query loss rises. Norms that differ by step are the last
-    step's in the whole plane.
+    after a single step, the one in which the query loss rises. Per-step γ and β (BNWB) are those of the last step in
+    the whole plane.
 
     Args:
         maml: the learner that adapted.
@@ -100,7 +100,7 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
     flat = torch.cat([move.flatten(1) for move in moves.values()], 1).double()  # (K + 1, weights)
     distance = flat[-1].norm()
     if not torch.isfinite(flat).all() or distance == 0:
-        raise InputError("A slice needs a start and an end that differ, and finite weights between them.")
+        raise InputError("A slice needs θ and θ'_K that differ, and finite weights between them.")
     loss_at = _loss_at(maml, task, trajectory)
     first = flat[-1] / distance
     aside = flat - flat @ first[:, None] * first
@@ -120,17 +120,17 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
 def _loss_at(maml, task, trajectory):
     """A function from a move away from θ, a flat vector, to the query loss there (or to its gradient)."""
     inner, steps = maml.inner_loop(maml.model, EAGER), trajectory.query_loss.shape[1] - 1
-    # Channels last: the same numbers, three times as fast, for the hundreds of passes that a picture takes.
+    # Channels last: the same numbers, three times as fast, for the hundreds of passes that a figure takes.
     compact = lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # noqa: E731
     meta = MetaParams(*({n: compact(p.detach()) for n, p in part.items()} for part in maml.meta_params()))
-    start = {name: compact(p[0, 0]) for name, p in trajectory.parameters.items()}
-    sizes = [p.numel() for p in start.values()]
+    theta = {name: compact(p[0, 0]) for name, p in trajectory.parameters.items()}
+    sizes = [p.numel() for p in theta.values()]
     query_x, query_y = compact(task.query_x[0]), task.query_y[0]
 
     def loss_at(move, gradient=False):
         move = move.float().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            parts = zip(start.items(), move.split(sizes))
+            parts = zip(theta.items(), move.split(sizes))
             moved = {name: p + compact(part.view(p.shape)) for (name, p), part in parts}
             loss, _ = inner.query_loss(meta, moved, steps, query_x, query_y)
         return torch.autograd.grad(loss, move)[0].double() if gradient else loss.item()
@@ -211,6 +211,6 @@ def in_words(trajectories: dict[str, Trajectory], step: int) -> str:
     parts = []
     for name, trajectory in trajectories.items():
         queries = trajectory.query_outputs.shape[2]
-        right = round(trajectory.query_accuracy[0, step].item() * queries)
-        parts.append(f"{TITLES[name]} {right} of {queries} right, loss {trajectory.query_loss[0, step].item():.2f}")
+        correct = round(trajectory.query_accuracy[0, step].item() * queries)
+        parts.append(f"{TITLES[name]} {correct} of {queries} correct, loss {trajectory.query_loss[0, step].item():.2f}")
     return "; ".join(parts)

@@ -1,8 +1,8 @@
 """Widgets to look at adaptation with: thin shells around the figures of `figures`.
 
-A picture reaches the browser as PNG in an `ipywidgets.Image`, which works in every front end. While a slider is
+A figure reaches the browser as PNG in an `ipywidgets.Image`, which works in every front end. While a slider is
 dragged, front ends send its latest value as soon as the one before was handled. Each event is handled from
-beginning to end under a lock, and draws the state that the controls are in *then*: the last picture shows the last
+beginning to end under a lock, and draws the state that the controls are in *then*: the last figure shows the last
 state, in whatever order events arrive.
 """
 
@@ -51,8 +51,8 @@ ALL_SCRIPTS = "all scripts"
 LR_FACTORS = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
 
 
-class Picture(widgets.Image):
-    """A PNG picture with a text for those who cannot see it.
+class DescribedImage(widgets.Image):
+    """A PNG image with a text for those who cannot see it.
 
     ipywidgets has no `alt`; its front end puts the tooltip on the element as its accessible name, but only for widgets
     with a (here empty) description.
@@ -63,8 +63,8 @@ class Picture(widgets.Image):
     def __init__(self, **keywords):
         super().__init__(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"), **keywords)
 
-    def show(self, picture: bytes, alt: str) -> None:
-        self.value, self.tooltip = picture, alt
+    def show(self, png: bytes, alt: str) -> None:
+        self.value, self.tooltip = png, alt
 
 
 class _Explorer(widgets.VBox):
@@ -126,7 +126,7 @@ class TrajectoryExplorer(_Explorer):
 
     Args:
         learners: {recipe's name: `MAML`} for one number of ways and shots.
-        characters: the classes that tasks are drawn from; not those that were trained on.
+        characters: the classes that tasks are sampled from; not those that were trained on.
         crowd: {recipe's name: `Evaluation`} of tasks 0, 1, ... to see one task against, as `measure_crowd` makes it
             from `few_shot_tasks(characters, ways, shots)`; without it they are measured when they are asked for.
         ways, shots: what the learners were trained for; `ways` is also the most that can be chosen.
@@ -183,7 +183,7 @@ class TrajectoryExplorer(_Explorer):
         self.disputed = button(description="Most disputed task")
         self.overshooting = button(description="Worst overshoot")
         self.measure = button(description=f"Measure {self.number} tasks")
-        self.predictions, self.progress, self.landscape = Picture(), Picture(), Picture()
+        self.predictions, self.progress, self.landscape = DescribedImage(), DescribedImage(), DescribedImage()
         self.letters = widgets.HTML()
         rows = (
             [self.play, self.step, *self.algorithms.values()],
@@ -245,7 +245,7 @@ class TrajectoryExplorer(_Explorer):
     def _update(self):
         """Draw the state that the controls are in."""
         names = self._chosen()
-        if not names:  # not an error, but nothing to draw: the pictures stay as they are
+        if not names:  # not an error, but nothing to draw: the figures stay as they are
             self.say("No algorithm is chosen: tick at least one.", role="alert")
             return
         # Read once: from here on a control may be moved by another thread, whose own event comes after this one.
@@ -339,18 +339,18 @@ class SinusoidExplorer(_Explorer):
         super().__init__()
         self.learners, self.support_x = dict(learners), np.linspace(-4.5, 4.5, points)
         slider = functools.partial(widgets.FloatSlider, step=0.05, layout={"width": "290px"})
-        whole = functools.partial(widgets.IntSlider, layout={"width": "290px"})
-        self.step = whole(min(trained, steps), 0, steps, description="Step", tooltip="Adaptation steps taken")
+        integer = functools.partial(widgets.IntSlider, layout={"width": "290px"})
+        self.step = integer(min(trained, steps), 0, steps, description="Step", tooltip="Adaptation steps taken")
         self.play = widgets.Play(value=self.step.value, max=steps, interval=700, tooltip="Play the steps")
         self.amplitude = slider(3.0, min=0.1, max=5.0, description="Amplitude")
         self.phase = slider(1.0, min=0.0, max=math.pi, description="Phase", tooltip="Phase in radians")
-        self.point = whole(1, 1, points, description="Point", tooltip="Which support point to drag")
+        self.point = integer(1, 1, points, description="Point", tooltip="Which support point to drag")
         self.x = slider(self.support_x[0], min=-5.0, max=5.0, description="its x")
         self.y = slider(0.0, min=-6.0, max=6.0, description="its y")
-        self.picture = Picture()
+        self.image = DescribedImage()
         rows = ([self.play, self.step], [self.amplitude, self.phase], [self.point, self.x, self.y])
         boxes = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
-        self.children = [*boxes, self.status, self.picture]
+        self.children = [*boxes, self.status, self.image]
         widgets.jslink((self.play, "value"), (self.step, "value"))
         self._moving = False  # while the sliders follow a point, they do not drag it
         self._drawn = self._frames = None
@@ -399,7 +399,7 @@ class SinusoidExplorer(_Explorer):
         off = {name: np.square(fit[:, 1] - self.wave(fit[:, 0])).mean() for name, fit in fits.items()}
         distances = "; ".join(f"{TITLES[name]} {value:.2f}" for name, value in off.items())
         self.words = f"Step {self.step.value}. Mean squared distance from the wave: {distances}."
-        self.picture.show(frames.png(), f"Curves that learners fit to {len(self.support_x)} points. {self.words}")
+        self.image.show(frames.png(), f"Curves that learners fit to {len(self.support_x)} points. {self.words}")
         self.say(self.words)
 
 
@@ -407,14 +407,14 @@ class TrainingMonitor(_Explorer):
     """Live curves of a training run, and a button that stops it and keeps what was learned.
 
     `monitor.train(maml, tasks, iterations, ...)` shows itself, trains as `mamlcourse.train` does, and returns its
-    history. Pictures are drawn only as often as 1.5% of the time allows.
+    history. Figures are drawn only as often as 1.5% of the time allows.
 
     The button needs a front end that delivers clicks while a cell runs (JupyterLab 4.4 and later with ipykernel 7);
     elsewhere the front end's own "interrupt" does the same.
 
     Attributes:
         history: of the run so far.
-        learning_rates: (iteration, {name: mean learned learning rate of the tensor}), one for each picture drawn.
+        learning_rates: (iteration, {name: mean learned learning rate of the tensor}), one for each figure drawn.
         drawing_seconds: time spent on drawing while training.
     """
 
@@ -424,8 +424,8 @@ class TrainingMonitor(_Explorer):
         super().__init__()
         self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Stop training and keep what was learned")
         self.stop.on_click(lambda button: self._stopped.set())
-        self.picture = Picture()
-        self.children = [widgets.HBox([self.stop, self.status]), self.picture]
+        self.image = DescribedImage()
+        self.children = [widgets.HBox([self.stop, self.status]), self.image]
         self.history, self.drawing_seconds = History(), 0.0
         self._stopped = threading.Event()
 
@@ -442,14 +442,14 @@ class TrainingMonitor(_Explorer):
         tensors = [] if maml.settings.learned_lr == "none" else tensors
         self._curves = TrainingCurves(iterations, maml.loss is cross_entropy, tensors)
         words = f"{title_of(maml.settings.name)} begins to train"
-        self._draw(maml, self.history, words)  # with the axes, which later pictures keep
+        self._draw(maml, self.history, words)  # with the axes, which later figures keep
         display(self)
         # A click comes while this cell keeps the kernel's main thread. ipykernel 7.4 notes which thread made a button
         # and delivers there, after the cell; without its note the click goes to the thread the front end asks for.
         getattr(self.stop.comm, "__dict__", {}).pop("_reply_subshell_id", None)
         began = time.perf_counter()
         self._draw(maml, self.history, words)
-        cost = time.perf_counter() - began  # of the next picture, if it takes as long as the last
+        cost = time.perf_counter() - began  # of the next figure, if it takes as long as the last
         began = time.perf_counter()
 
         def look(history):
@@ -479,5 +479,5 @@ class TrainingMonitor(_Explorer):
             self.learning_rates.append((len(history.losses), means))
         for what, values in (("loss", history.losses), ("accuracy", history.accuracies)):
             words += f", {what} {np.mean(values[-20:]):.2f}" if values else ""
-        self.picture.show(self._curves.png(history, self.learning_rates), f"Training curves. {words}.")
+        self.image.show(self._curves.png(history, self.learning_rates), f"Training curves. {words}.")
         self.say(f"{words}.")

@@ -49,7 +49,7 @@ def check_result(record: dict, path) -> None:
     """Raise `InputError` unless a result's name and mean follow from its raw values."""
     accuracies, plan = record["task_accuracies"], record["plan"]
     if len(accuracies) != plan["test_tasks"]:
-        raise InputError(f"{path} holds {len(accuracies)} raw accuracies, but must hold {plan['test_tasks']}.")
+        raise InputError(f"{path}: expected {plan['test_tasks']} raw accuracies, got {len(accuracies)}.")
     if abs(fmean(accuracies) - record["test_accuracy"]) > 1e-9:
         raise InputError(
             f"{path} says test_accuracy is {record['test_accuracy']}, but its raw values give {fmean(accuracies)}."

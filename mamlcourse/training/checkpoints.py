@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         probe.touch()
         probe.unlink()
 

@@ -70,8 +70,8 @@ class Ranks:
         tasks = len(batch[0])
         if tasks < self.size:
             raise InputError(
-                f"tasks_per_batch is {tasks}, but must be at least {self.size}, so that each of the {self.size} "
-                "processes has a task."
+                f"tasks_per_batch: expected at least {self.size}, so that each of the {self.size} processes has a "
+                f"task, got {tasks}."
             )
         begin, end = (tasks * rank // self.size for rank in (self.rank, self.rank + 1))
         return TaskBatch(*(part[begin:end] for part in batch))

@@ -297,8 +297,8 @@ class _Run:
             )
         if state["done"] > self.iterations:
             raise InputError(
-                f"iterations is {self.iterations}, but {self.checkpoint} has done {state['done']}: "
-                f"it must be at least {state['done']}."
+                f"iterations: expected at least {state['done']}, which {self.checkpoint} has done, "
+                f"got {self.iterations}."
             )
         load_parameters(self.maml, state, self.checkpoint)
         steppers.load_adam(self.optimizer, state["optimizer"])

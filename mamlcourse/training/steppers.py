@@ -53,8 +53,10 @@ class EagerStepper:
         share = self.ranks.slice(batch)
         mine = self.maml.meta_gradients(share, self.epoch)
         loss, accuracy, gradients = self.ranks.average(mine, weight=len(share.support_x) / len(batch.support_x))
-        set_lr(self.optimizer, lr)
-        outer_step(self.optimizer, self.meta, gradients)
+        # Where reading it makes nobody wait, a loss that is not finite spoils no parameter: its reader stops the run.
+        if loss.device.type != "cpu" or loss.isfinite():
+            set_lr(self.optimizer, lr)
+            outer_step(self.optimizer, self.meta, gradients)
         return Step(loss, accuracy, len(batch.support_x))
 
 
@@ -149,4 +151,4 @@ def _batches(tasks, start: int, device):
                 continue
             yield check_batch(batch).to(device)
         if empty:
-            raise InputError("The task loader has no batches (any more), but must give at least one each time.")
+            raise InputError("tasks: expected at least one batch each time the loader is begun, got none (any more).")

@@ -6,7 +6,9 @@ The real recordings are tested in test_gpu.py.
 import pytest
 import torch
 
-from mamlcourse import CharacterTasks, Conv4, InputError, capture, learner, load_characters, train
+from mamlcourse import CharacterTasks, Conv4, InputError, learner, load_characters, train
+from mamlcourse.meta_params import outer_step
+from mamlcourse.training import cuda_graphs, steppers
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +23,12 @@ class StandIn:
 
     def __init__(self, maml, optimizer, tasks, epoch, index):
         self.maml, self.optimizer, self.tasks, self.epoch, self.index = maml, optimizer, tasks, epoch, index
-        self.kind, self.number_of_tasks = capture.kind_of_epoch(maml, epoch), tasks.tasks_per_batch
+        self.kind, self.number_of_tasks = cuda_graphs.kind_of_epoch(maml, epoch), tasks.tasks_per_batch
         self.made.append(self.kind)
 
-    def __call__(self, rate):
-        loss, accuracy, found = self.maml.meta_step(self.tasks.batch(self.index), self.epoch)
-        capture.set_rate(self.optimizer, rate)
-        for name, parameter in self.maml.meta_parameters().items():
-            parameter.grad = found[name]
-        self.optimizer.step()
+    def replay(self):
+        loss, accuracy, gradients = self.maml.meta_gradients(self.tasks.batch(self.index), self.epoch)
+        outer_step(self.optimizer, self.maml.meta_params(), gradients)
         self.index += 1
         return loss, accuracy
 
@@ -37,11 +36,12 @@ class StandIn:
 @pytest.fixture
 def recordings(monkeypatch):
     monkeypatch.setattr(StandIn, "made", [])
-    monkeypatch.setattr(capture, "why_not", lambda *_: None)
-    monkeypatch.setattr(capture, "adam", lambda maml: torch.optim.Adam(
-        maml.meta_parameters().values(), lr=torch.tensor(maml.settings.outer_lr, dtype=torch.float64), foreach=False
-    ))  # fmt: skip
-    monkeypatch.setattr(capture, "CapturedStep", StandIn)
+    monkeypatch.setattr(cuda_graphs, "why_not", lambda *_: None)
+    real = steppers.adam
+    monkeypatch.setattr(steppers, "adam", lambda maml, capturable: torch.optim.Adam(
+        maml.meta_params().tensors(), lr=torch.tensor(maml.settings.outer_lr, dtype=torch.float64), foreach=False
+    ) if capturable else real(maml))  # fmt: skip
+    monkeypatch.setattr(cuda_graphs, "CapturedStep", StandIn)
     return StandIn.made
 
 
@@ -50,7 +50,7 @@ def trained(characters, name="maml++", iterations=12, **options):
     maml = learner(Conv4(3, 2, "stride"), name, inner_steps=2, backend="loop")
     tasks = CharacterTasks(characters, ways=3, queries=2, tasks_per_batch=2)
     history = train(maml, tasks, iterations, epochs=4, progress=False, **options)
-    return torch.cat([p.detach().flatten() for p in maml.meta_parameters().values()]), history
+    return torch.cat([p.detach().flatten() for p in maml.meta_params().tensors()]), history
 
 
 @pytest.mark.parametrize("name", ["maml", "maml++"])
@@ -84,7 +84,7 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(characters, recordi
                 raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
             super().__init__(maml, optimizer, tasks, epoch, index)
 
-    monkeypatch.setattr(capture, "CapturedStep", FailsLater)
+    monkeypatch.setattr(cuda_graphs, "CapturedStep", FailsLater)
     found, history = trained(characters)
     assert history.finished
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
@@ -96,10 +96,10 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(characters, recordi
 def test_why_not(characters):
     maml = learner(Conv4(3, 2), "maml", backend="vmap")
     tasks = CharacterTasks(characters, ways=3)
-    assert "not on a CUDA GPU" in capture.why_not(maml, tasks, torch.device("cpu"))
-    assert capture.why_not(maml, tasks, torch.device("cuda")) is None
-    assert "from a loader" in capture.why_not(maml, [], torch.device("cuda"))
-    assert "loop" in capture.why_not(learner(Conv4(3, 2), "maml", backend="loop"), tasks, torch.device("cuda"))
+    assert "not on a CUDA GPU" in cuda_graphs.why_not(maml, tasks, torch.device("cpu"))
+    assert cuda_graphs.why_not(maml, tasks, torch.device("cuda")) is None
+    assert "from a loader" in cuda_graphs.why_not(maml, [], torch.device("cuda"))
+    assert "loop" in cuda_graphs.why_not(learner(Conv4(3, 2), "maml", backend="loop"), tasks, torch.device("cuda"))
 
 
 def test_insisting_where_it_cannot_be(characters):

@@ -18,10 +18,10 @@ from mamlcourse import (
     Conv4,
     SinusoidTasks,
     TaskBatch,
-    acceleration,
     learner,
     load_characters,
 )  # fmt: skip
+from mamlcourse.engine import backends
 from mamlcourse.engine.backends import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
 from mamlcourse.engine.inspection import widest_output
 from mamlcourse.errors import InputError
@@ -62,9 +62,9 @@ def test_looking_at_a_model_leaves_no_trace():
 )  # fmt: skip
 def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, limit, below, above, cores):
     cores(threads)
-    numbers = 14 * 14 * 8 * 5  # of one query drawing in each class
-    for queries, expected in ((limit // numbers, below), (limit // numbers + 1, above)):
-        # As many drawings as that are not there: repeat one.
+    elements = 14 * 14 * 8 * 5  # of one query in each class
+    for queries, expected in ((limit // elements, below), (limit // elements + 1, above)):
+        # As many examples as that are not there: repeat one.
         given = batch(1)
         x = given.query_x.repeat(1, queries, 1, 1, 1)
         given = given._replace(query_x=x, query_y=given.query_y.repeat(1, queries))
@@ -119,9 +119,8 @@ def test_compiled_gradients_are_those_of_the_loop():
                 p.copy_(torch.randn_like(p))
                 other.copy_(p)
         batch = TaskBatch(*(x.double() for x in SinusoidTasks(tasks_per_batch=2, seed=seed).batch(0)))
-        found, expected = (maml.meta_gradients(batch)[1] for maml in (compiled, loop))
-        for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-14)
+        found, expected = (maml.meta_gradients(batch).gradients for maml in (compiled, loop))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     assert compiled.backend == "compiled"
 
 
@@ -136,23 +135,22 @@ def only_traced(monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=keep))
-    acceleration._fuser.cache_clear()
+    backends._fuser.cache_clear()
     yield graphs
-    acceleration._fuser.cache_clear()
+    backends._fuser.cache_clear()
 
 
 @traceable
-@pytest.mark.parametrize("name", ["maml++", "anil", "reptile", "fomaml"])
+@pytest.mark.parametrize("name", ["maml++", "anil", "reptile", "fomaml", "protomaml"])
 def test_every_kind_of_meta_gradient_can_be_traced(name, only_traced):
     tasks = CharacterTasks(load_characters().split().train, ways=2, queries=1, tasks_per_batch=2).batch(0)
     tasks = TaskBatch(*(x.double() if x.is_floating_point() else x for x in tasks))
     torch.manual_seed(0)
     model = Conv4(2, 2).double()
     learners = (learner(model, name, inner_steps=2, backend=each) for each in ("compiled", "loop"))
-    found, expected = (maml.meta_step(tasks) for maml in learners)
-    for key in expected[2]:
-        torch.testing.assert_close(found[2][key], expected[2][key], rtol=1e-8, atol=1e-11)
-    assert found[1] == expected[1] and len(only_traced) == 1
+    found, expected = (maml.meta_gradients(tasks) for maml in learners)
+    torch.testing.assert_close(found.gradients, expected.gradients, rtol=1e-8, atol=1e-11)
+    assert found.accuracy == expected.accuracy and len(only_traced) == 1
 
 
 @traceable
@@ -160,9 +158,8 @@ def test_compiled_once_for_each_kind_of_epoch(only_traced):
     settings = dict(inner_steps=2, multi_step_loss="annealed", multi_step_epochs=10)
     (compiled, batch), (loop, _) = waves("compiled", **settings), waves("loop", **settings)
     for epoch in [*range(14), 0]:
-        found, expected = (maml.meta_gradients(batch, epoch)[1] for maml in (compiled, loop))
-        for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-13)
+        found, expected = (maml.meta_gradients(batch, epoch).gradients for maml in (compiled, loop))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
         assert len(only_traced) <= min(epoch, 10) + 1 or epoch == 0
     assert len(only_traced) == 11  # more than PyTorch's own limit; once annealed, all epochs are alike
     compiled.trajectory(batch)

@@ -14,24 +14,24 @@ from ..learner import MAML
 from ..models import MLP, Conv4
 from ..stats import ci95
 from ..tasks import CharacterTasks, SinusoidTasks, check_batch
-from .judge import CheckFailed, call, check, fresh, whole
+from .judge import CheckFailed, call, check, fresh, integer
 
 BATCHES = 3
 ENOUGH_TASKS = 50
-CLAIMS = ("better", "worse", "not clear")
+CLAIMS = ("better", "worse", "undecided")
 
 
 @check
 def problem(build_model, build_tasks) -> None:
     """Exercise 09, part 1: build_model(seed) -> nn.Module and build_tasks(part, seed) -> meta-batches without end."""
-    seed = whole(fresh(), 0, 1000)
+    seed = integer(fresh(), 0, 1000)
     model, twin = (call(build_model, seed) for _ in range(2))
     _judge_model(model, twin)
     train, again = (_first_batches(build_tasks, "train", seed) for _ in range(2))
     test = _first_batches(build_tasks, "test", seed)
-    family = call(build_tasks, "train", seed)
-    if isinstance(model, (MLP, Conv4)) and isinstance(family, (SinusoidTasks, CharacterTasks)):
-        raise CheckFailed("Network and tasks are both the course's own: bring a network or a family of tasks.")
+    tasks = call(build_tasks, "train", seed)
+    if isinstance(model, (MLP, Conv4)) and isinstance(tasks, (SinusoidTasks, CharacterTasks)):
+        raise CheckFailed("Network and tasks are both the course's own: bring a network or a task distribution.")
     if not all(torch.equal(a, b) for one, two in zip(train, again) for a, b in zip(one, two)):
         raise CheckFailed("build_tasks gave other tasks for the same seed: nobody could repeat your run.")
     if all(torch.equal(a, b) for batch in train for a, b in zip(train[0], batch)):
@@ -42,7 +42,7 @@ def problem(build_model, build_tasks) -> None:
 
 def _judge_model(model, twin):
     if not isinstance(model, nn.Module):
-        raise CheckFailed(f"build_model must return an nn.Module, but returned {type(model).__name__}.")
+        raise CheckFailed(f"build_model: expected an nn.Module, got {type(model).__name__}.")
     if not list(model.parameters()):
         raise CheckFailed("The model has no parameters, so there is nothing to adapt.")
     if any(getattr(layer, "track_running_stats", False) for layer in model.modules()):
@@ -55,14 +55,15 @@ def _judge_model(model, twin):
 
 
 def _first_batches(build_tasks, part, seed):
-    def draw(part, seed):
+    def first(part, seed):
         return list(itertools.islice(build_tasks(part, seed), BATCHES))
 
-    draw.__name__ = "build_tasks"
-    batches = call(draw, part, seed)
+    first.__name__ = "build_tasks"
+    batches = call(first, part, seed)
     if len(batches) < BATCHES:
-        raise CheckFailed(f"build_tasks gave {len(batches)} meta-batches for {part!r} and ended: it must go on for "
-                          "ever.")
+        raise CheckFailed(
+            f"build_tasks gave {len(batches)} meta-batches for {part!r} and ended: it must go on without end."
+        )
     try:
         return [check_batch(batch) for batch in batches]
     except InputError as error:
@@ -77,16 +78,13 @@ def _judge_leakage(train, test):
         for support, query in zip(batch.support_x, batch.query_x):
             shared = {tuple(x.flatten().tolist()) for x in support} & {tuple(x.flatten().tolist()) for x in query}
             if shared:
-                raise CheckFailed("An example stands in both support and query set of a task: the exam was practised.")
-    tasks = [
-        {key(x, y) for batch in part for x, y in zip(batch.support_x, batch.support_y)} for part in (train, test)
-    ]
+                raise CheckFailed("An example is in both support and query set of a task: memory alone answers it.")
+    tasks = [{key(x, y) for batch in part for x, y in zip(batch.support_x, batch.support_y)} for part in (train, test)]
     if tasks[0] & tasks[1]:
-        raise CheckFailed("A task of \"train\" is also one of \"test\": unseen tasks must be unseen, so draw them "
-                          "apart.")
+        raise CheckFailed('A task of "train" is also one of "test": unseen tasks must be unseen, so sample them apart.')
     if test[0].support_x.shape[2:] != train[0].support_x.shape[2:]:
         raise CheckFailed(
-            f"Train and test inputs have different shapes: {tuple(train[0].support_x.shape[2:])} and "
+            f"Test inputs: expected the shape of the training inputs, {tuple(train[0].support_x.shape[2:])}, got "
             f"{tuple(test[0].support_x.shape[2:])}."
         )
 
@@ -95,14 +93,16 @@ def _judge_fit(model, train):
     batch = train[0]
     x, y = batch.support_x[0], batch.support_y[0]
     if x.is_floating_point() and x.dtype != next(model.parameters()).dtype:
-        raise CheckFailed(f"The inputs are {x.dtype}, but the model's weights {next(model.parameters()).dtype}: give "
-                          "inputs as float32, x.float().")
+        raise CheckFailed(
+            f"The inputs: expected the dtype of the model's weights, {next(model.parameters()).dtype}, "
+            f"got {x.dtype}: give inputs as float32, x.float()."
+        )
 
-    def answer(x):
+    def forward(x):
         return model(x)
 
-    answer.__name__ = "The model"
-    outputs = call(answer, x)
+    forward.__name__ = "The model"
+    outputs = call(forward, x)
     if y.dtype == torch.int64:
         highest = int(torch.cat([batch.support_y.flatten(), batch.query_y.flatten()]).max())
         if outputs.ndim != 2 or outputs.shape[1] <= highest:
@@ -111,12 +111,12 @@ def _judge_fit(model, train):
     else:
         if outputs.shape != y.shape:
             raise CheckFailed(
-                f"The model's outputs have shape {tuple(outputs.shape)} and the targets {tuple(y.shape)}: they must "
-                "be equal, or the loss broadcasts and compares every output with every target."
+                f"The model's outputs: expected the targets' shape {tuple(y.shape)}, got {tuple(outputs.shape)}: they "
+                "must be equal, or the loss broadcasts and compares every output with every target."
             )
         loss = nn.functional.mse_loss
-    gradients = call(MAML(model, loss=loss, inner_steps=1, inner_lr=0.01, backend="loop").meta_gradients, batch).gradients.params
-    if not all(torch.isfinite(g).all() for g in gradients.values()):
+    maml = MAML(model, loss=loss, inner_steps=1, inner_lr=0.01, backend="loop")
+    if not all(torch.isfinite(g).all() for g in call(maml.meta_gradients, batch).gradients.tensors()):
         raise CheckFailed("The meta-gradient of the first meta-batch is not finite: are inputs and targets scaled?")
 
 
@@ -126,42 +126,48 @@ def evidence(measured, choice, claim) -> None:
     if not measured and choice is None and claim is None:
         raise CheckFailed("The evidence is still empty: fill `measured`, `choice` and `claim` in the cell above first.")
     if not isinstance(measured, dict) or len(measured) < 2:
-        raise CheckFailed("The evidence must be a dictionary with at least two algorithms: a choice needs an "
-                          "alternative.")
+        raise CheckFailed(
+            "The evidence: expected a dictionary with at least two algorithms, as a choice needs an alternative."
+        )
     for name, found in measured.items():
         if not isinstance(found, dict) or not {"scores", "seconds"} <= found.keys():
-            raise CheckFailed(f'The evidence of {name!r} must be a dictionary with "scores" and "seconds".')
+            raise CheckFailed(f'The evidence of {name!r}: expected a dictionary with "scores" and "seconds".')
         try:
             scores = [float(score) for score in found["scores"]]
         except (TypeError, ValueError, RuntimeError):
-            raise CheckFailed(f"The scores of {name!r} must be a list with one number for each test task.") from None
+            raise CheckFailed(f"The scores of {name!r}: expected a list with one number for each test task.") from None
         if len(scores) < ENOUGH_TASKS:
-            raise CheckFailed(f"{name!r} has {len(scores)} scores, but at least {ENOUGH_TASKS} test tasks are needed.")
+            raise CheckFailed(f"The scores of {name!r}: expected at least {ENOUGH_TASKS}, got {len(scores)}.")
         if not all(map(math.isfinite, scores)):
             raise CheckFailed(f"A score of {name!r} is not finite.")
         if len(set(scores)) == 1:
             if not any(scores):
-                raise CheckFailed(f"All scores of {name!r} are zero: MAML's loss is the cross-entropy unless you hand "
-                                  "in another one, as in MAML(model, name, loss=mse_loss).")
+                raise CheckFailed(
+                    f"All scores of {name!r} are zero: MAML's loss is the cross-entropy unless you hand "
+                    "in another one, as in MAML(model, name, loss=mse_loss)."
+                )
             raise CheckFailed(f"All scores of {name!r} are equal: give each task's own score, not their mean.")
         try:
             seconds = float(found["seconds"])
         except (TypeError, ValueError, RuntimeError):
-            raise CheckFailed(f"The seconds of {name!r} must be one number, the training time.") from None
+            raise CheckFailed(f"The seconds of {name!r}: expected one number, the training time.") from None
         if not seconds > 0:
-            raise CheckFailed(f"The seconds of {name!r} are {found['seconds']}, but training takes some time: measure "
-                              "it.")
+            raise CheckFailed(
+                f"The seconds of {name!r}: expected a number above 0, got {found['seconds']}: training "
+                "takes time, so measure it."
+            )
     lengths = {name: len(found["scores"]) for name, found in measured.items()}
     if len(set(lengths.values())) > 1:
-        raise CheckFailed(f"The scores are not paired: {lengths}; test all algorithms on the same tasks in the same "
-                          "order.")
+        raise CheckFailed(
+            f"The scores are not paired: {lengths}; test all algorithms on the same tasks in the same order."
+        )
     every = [tuple(map(float, found["scores"])) for found in measured.values()]
     if len(set(every)) < len(every):
         raise CheckFailed("Two algorithms have exactly the same scores: was one model measured twice?")
     if choice not in measured:
-        raise CheckFailed(f"The choice {choice!r} was not measured; measured are {', '.join(map(repr, measured))}.")
+        raise CheckFailed(f"The choice: expected one of the measured {', '.join(map(repr, measured))}, got {choice!r}.")
     if claim not in CLAIMS:
-        raise CheckFailed(f"The claim is {claim!r}, but must be one of {', '.join(map(repr, CLAIMS))}.")
+        raise CheckFailed(f"The claim: expected one of {', '.join(map(repr, CLAIMS))}, got {claim!r}.")
     _judge_claim(measured, choice, claim)
 
 
@@ -171,14 +177,15 @@ def _judge_claim(measured, choice, claim):
     rival = max(others, key=lambda name: statistics.fmean(map(float, measured[name]["scores"])))
     pairs = zip(measured[choice]["scores"], measured[rival]["scores"])
     differences = [float(a) - float(b) for a, b in pairs]
-    difference, half = statistics.fmean(differences), ci95(differences)
-    right = "not clear" if not abs(difference) > half else "better" if difference > 0 else "worse"
+    difference, half_width = statistics.fmean(differences), ci95(differences)
+    right = "undecided" if not abs(difference) > half_width else "better" if difference > 0 else "worse"
     if claim != right:
         raise CheckFailed(
             f"The claim {claim!r} does not agree with the evidence: {choice} minus {rival} is {difference:+.4f} ± "
-            f"{half:.4f} (paired 95% interval), which is {right!r}."
+            f"{half_width:.4f} (paired 95% confidence interval), which is {right!r}."
         )
     slower = float(measured[choice]["seconds"]) > 1.1 * float(measured[rival]["seconds"])
     if right == "worse" and slower:
-        raise CheckFailed(f"{choice} is clearly worse than {rival} and slower too: the evidence speaks against your "
-                          "choice.")
+        raise CheckFailed(
+            f"{choice} is clearly worse than {rival} and slower too: the evidence speaks against your choice."
+        )
