@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from .engine.autodiff import Autodiff, detached, zeros_like
 from .engine.recomputation import recomputed
+from .engine.stateless import Stateless
 from .meta_params import MetaGradient, MetaParams, Parameters
 from .settings import Settings
 from .tasks import TaskBatch, is_labels
@@ -30,14 +30,14 @@ class InnerLoop:
 
     Attributes:
         settings: which algorithm.
-        model: the network; its own parameters serve only where the meta-parameters name no other.
+        model: the network as a function of its parameters; of those that are not given it uses its own.
         loss_fn: (outputs, targets) -> scalar mean.
         adapted_names: names of the parameters that adapt.
         autodiff: how to differentiate.
     """
 
     settings: Settings
-    model: nn.Module
+    model: Stateless
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     adapted_names: list[str]
     autodiff: Autodiff
@@ -78,7 +78,7 @@ class InnerLoop:
 
     def forward(self, meta: MetaParams, params: Parameters, step: int, x: Tensor) -> Tensor:
         """The network's outputs on x at θ'_k, with the γ and β of this step where batch norm has its own (BNWB)."""
-        return functional_call(self.model, meta.params | params | norms_at(meta, step), (x,))
+        return self.model(meta.params | params | norms_at(meta, step), x)
 
     def query_loss(self, meta: MetaParams, params: Parameters, steps_taken: int, x: Tensor, y: Tensor):
         """(loss, outputs) on the query set after so many steps."""
@@ -110,10 +110,9 @@ class InnerLoop:
         Its logits are, up to a constant, minus the squared distances to the prototypes (Snell et al. 2017, section
         2.4: ProtoNet, which takes no step); ProtoMAML adapts from there (Triantafillou et al. 2020, section 3).
         """
-        in_use = meta.params | norms_at(meta, 0)
-        body = {name.removeprefix("features."): p for name, p in in_use.items() if name.startswith("features.")}
-        features = functional_call(self.model.features, body, (x,))
-        members = (y == torch.arange(self.model.head.out_features, device=y.device)[:, None]).to(features.dtype)
+        features = self.model(meta.params | norms_at(meta, 0), x, part="features")
+        ways = torch.arange(len(meta.params["head.bias"]), device=y.device)
+        members = (y == ways[:, None]).to(features.dtype)
         prototypes = members @ features / members.sum(1, keepdim=True)  # (ways, features)
         return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(1)}
 

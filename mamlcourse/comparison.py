@@ -21,7 +21,7 @@ from .records import device_in_words, markdown_table, provenance
 from .settings import Settings, recipe
 from .stats import ci95, verdict, worst_decile
 from .stats import paired_difference as paired
-from .styles import COLOURS, MARKS, TITLES, title_of
+from .styles import colour_of, mark_of, title_of
 from .training import train
 
 NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide nothing
@@ -348,7 +348,7 @@ def comparison_figure(record: dict) -> Figure:
 def _draw_adaptation(axes, record):
     for name, entry in record["algorithms"].items():
         by_step = [100 * fmean(values) for values in zip(*(run["accuracy_by_step"] for run in entry["runs"]))]
-        axes.plot(range(len(by_step)), by_step, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
+        axes.plot(range(len(by_step)), by_step, color=colour_of(name), marker=mark_of(name), label=title_of(name))
     axes.axhline(100 / record["problem"]["ways"], color="grey", linestyle=":", label="chance")
     steps = max(len(entry["runs"][0]["accuracy_by_step"]) for entry in record["algorithms"].values())
     axes.set(title="Accuracy while adapting", xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100))
@@ -362,13 +362,13 @@ def _draw_differences(axes, found):
     for place, name in enumerate(others):
         s = found[name]
         axes.errorbar(
-            100 * (s.difference or 0), place, xerr=100 * (s.difference_interval or 0), color=COLOURS[name],
-            marker=MARKS[name], markersize=8, capsize=5,
+            100 * (s.difference or 0), place, xerr=100 * (s.difference_interval or 0), color=colour_of(name),
+            marker=mark_of(name), markersize=8, capsize=5,
         )  # fmt: skip
-    axes.axvline(0, color=COLOURS[reference], linestyle="--")
-    axes.set_yticks(range(len(others)), [TITLES[name] for name in others])
+    axes.axvline(0, color=colour_of(reference), linestyle="--")
+    axes.set_yticks(range(len(others)), [title_of(name) for name in others])
     axes.set(
-        title=f"Accuracy against {TITLES[reference]}", xlabel="paired difference (% points), 95% CI",
+        title=f"Accuracy against {title_of(reference)}", xlabel="paired difference (% points), 95% CI",
         ylim=(len(others) - 0.5, -0.5),
     )  # fmt: skip
 
@@ -376,10 +376,10 @@ def _draw_differences(axes, found):
 def _draw_cost(axes, found):
     for place, (name, s) in enumerate(found.items()):
         for offset, ratio, hatch in ((-0.2, s.time_ratio, None), (0.2, s.memory_ratio, "///")):
-            axes.barh(place + offset, ratio, 0.38, color=COLOURS[name], hatch=hatch, edgecolor="white")
+            axes.barh(place + offset, ratio, 0.38, color=colour_of(name), hatch=hatch, edgecolor="white")
             kind = "memory" if hatch else "time"
             axes.text(ratio, place + offset, f" {ratio:.2f} {kind}", va="center", fontsize=8)
     axes.axvline(1, color="grey", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(found)), [TITLES[name] for name in found])
-    axes.set(title="Training cost", xlabel=f"ratio to {TITLES[next(iter(found))]}", ylim=(len(found) - 0.5, -0.5))
+    axes.set_yticks(range(len(found)), [title_of(name) for name in found])
+    axes.set(title="Training cost", xlabel=f"ratio to {title_of(next(iter(found)))}", ylim=(len(found) - 0.5, -0.5))
     axes.set_xlim(0, 1.5 * max(max(s.time_ratio, s.memory_ratio) for s in found.values()))  # room for the labels

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .data import Characters
 from .stats import ci95
-from .styles import COLOURS, MARKS, TITLES
+from .styles import COLOURS, colour_of, mark_of, title_of
 
 
 def chart(title: str, x: str, y: str, size=(6.4, 3.8)) -> tuple[Figure, Axes]:
@@ -111,9 +111,9 @@ def adaptation_figure(evaluations: dict) -> Figure:
         mean = [100 * value for value in evaluation.by_step]
         half = [100 * ci95(step) for step in evaluation.accuracies.T.tolist()]
         steps = range(len(mean))
-        axes.plot(steps, mean, color=COLOURS[name], marker=MARKS[name], label=TITLES[name])
+        axes.plot(steps, mean, color=colour_of(name), marker=mark_of(name), label=title_of(name))
         low, high = ([m + sign * h for m, h in zip(mean, half)] for sign in (-1, 1))
-        axes.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2)
+        axes.fill_between(steps, low, high, color=colour_of(name), alpha=0.2)
     axes.set(xlabel="adaptation steps", ylabel="query accuracy (%)", ylim=(0, 100), xticks=list(steps))
     axes.set_title(f"Accuracy on unseen characters, {len(evaluation.per_task)} tasks, 95% CI", fontsize=10)
     axes.legend(loc="lower right")

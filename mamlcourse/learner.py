@@ -6,6 +6,7 @@ What is computed for one task stands in `algorithms`, how many tasks are compute
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from .algorithms import InnerLoop, accuracy, at_step
 from .engine import backends
-from .engine.autodiff import Autodiff, detached
+from .engine.autodiff import EAGER, Autodiff, detached
 from .engine.inspection import names_that_adapt, normalisation_parameters, refuse_running_statistics
+from .engine.stateless import Stateless
 from .errors import InputError, check_choice, check_number
 from .meta_params import MetaGradient, MetaParams, Parameters, nested
 from .settings import Settings, recipe
 from .tasks import TaskBatch, check_batch, is_labels
+from .trial import check_labels, try_out
 
 
 class Trajectory(NamedTuple):
@@ -76,6 +79,11 @@ class MAML(nn.Module):
         **changes,
     ):
         super().__init__()
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise InputError(
+                f"model: expected the network itself, got a {type(model).__name__} around it: pass its `.module`; "
+                "several processes share the tasks by `train(..., ranks=...)`."
+            )
         if isinstance(settings, str):
             settings = recipe(settings)
         for setting in changes:
@@ -86,28 +94,49 @@ class MAML(nn.Module):
         norms = normalisation_parameters(model) if self.settings.per_step_norm else []
         if self.settings.per_step_norm and not norms:
             raise InputError("per_step_norm is True, but the model has no normalisation layer: set it to False.")
-        self.adapted_names = names_that_adapt(model, self.settings.adapt, norms)
+        self._norm_names = norms
         if self.settings.head_init == "prototypes":
             _check_head(model, self.adapted_names)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.learning_rates = nested(_initial_learning_rates(parameters, self.adapted_names, self.settings))
         sets = max(self.settings.inner_steps, 1)
         self.norms = nested({name: torch.stack([parameters[name]] * sets) for name in norms})
+        self._norms_came_from = {name: (0, parameters[name].clone()) for name in norms}
+        self._automatic = backend == "auto"
         self.backend = backends.choose(backend, model)
-        self._checked = set()
+        self._tried = set()
+
+    @property
+    def adapted_names(self) -> list[str]:
+        """The parameters that adapt: those that `settings.adapt` names and that are trainable now."""
+        return names_that_adapt(self.model, self.settings.adapt, self._norm_names)
 
     def meta_params(self) -> MetaParams:
         """Everything that the outer loop learns: θ, learned learning rates, and norms by step."""
-        norms = dict(self.norms.named_parameters())
-        theta = {name: p for name, p in self.model.named_parameters() if name not in norms}
-        parts = theta, dict(self.learning_rates.named_parameters()), norms
-        return MetaParams(*({name: p for name, p in part.items() if p.requires_grad} for part in parts))
+        theta, norms = dict(self.model.named_parameters()), dict(self.norms.named_parameters())
+        self._check_norms_are_the_models(theta)
+        learning_rates = dict(self.learning_rates.named_parameters())
+        adapted = self.adapted_names if learning_rates else []
+        missing = [name for name in adapted if name not in learning_rates]
+        if missing:
+            raise InputError(
+                f"{missing[0]} has no learned learning rate, as it was frozen when this learner was made: make the "
+                "learner after unfreezing."
+            )
+        parts = (
+            {name: p for name, p in theta.items() if name not in norms and p.requires_grad},
+            {name: learning_rates[name] for name in adapted},
+            {name: norm for name, norm in norms.items() if theta[name].requires_grad},
+        )
+        return MetaParams(*parts)
 
-    def inner_loop(self, model: nn.Module, autodiff: Autodiff) -> InnerLoop:
-        """The adaptation that these settings describe, on a network of the model's kind."""
-        return InnerLoop(self.settings, model, self.loss, self.adapted_names, autodiff)
+    def inner_loop(self, model: Stateless, autodiff: Autodiff, adapted_names: list[str] | None = None) -> InnerLoop:
+        """The adaptation that these settings describe, on `Stateless(maml.model)`."""
+        names = self.adapted_names if adapted_names is None else adapted_names
+        return InnerLoop(self.settings, model, self.loss, names, autodiff)
 
-    @torch.enable_grad()  # whoever calls it under no_grad still wants gradients
+    @torch.inference_mode(False)  # whoever calls it under no_grad or inference_mode still wants gradients
+    @torch.enable_grad()
     def meta_gradients(self, batch: TaskBatch, epoch: int = 0) -> MetaGradient:
         """The meta-loss and its gradient for every meta-parameter, averaged over the tasks of the batch.
 
@@ -120,20 +149,21 @@ class MAML(nn.Module):
             regression) and the `MetaParams` of gradients; nothing is stored in `.grad`.
 
         Raises:
-            InputError: the batch's ranks, types, devices or labels do not fit, or the backend is "compiled" and
+            InputError: the batch, the model and the loss do not fit together, or the backend is "compiled" and
                 torch.compile cannot do it.
         """
         batch = self.checked(batch)
-        backend = self.chosen_backend(batch)
-        meta, order, weights = self._start(epoch)
+        meta, names = detached(self.meta_params()), self.adapted_names
+        order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
 
         def task_gradient(model, autodiff, *task):
-            return self.inner_loop(model, autodiff).meta_gradient(meta, TaskBatch(*task), order, weights)
+            return self.inner_loop(model, autodiff, names).meta_gradient(meta, TaskBatch(*task), order, weights)
 
-        mean = backends.mean_over_tasks(task_gradient, self.model, batch, backend, order)
+        mean = self._computed(backends.mean_over_tasks, task_gradient, batch, order)
         return mean if is_labels(batch.query_y) else mean._replace(accuracy=None)
 
-    @torch.enable_grad()  # adapting needs gradients, wherever it is called
+    @torch.inference_mode(False)  # adapting needs gradients, wherever it is called
+    @torch.enable_grad()
     def trajectory(
         self, batch: TaskBatch, steps: int | None = None, parameters: bool = False, *, only_last: bool = False,
         transductive: bool = True,
@@ -152,25 +182,27 @@ class MAML(nn.Module):
             InputError: the batch does not fit, or `steps` is negative.
         """
         batch = self.checked(batch)
-        backend = self.chosen_backend(batch)
         steps = self.settings.inner_steps if steps is None else steps
         check_number("steps", steps, at_least=0, integer=True)
-        meta, _, _ = self._start()
+        meta, names = detached(self.meta_params()), self.adapted_names
 
         def task_trajectory(model, autodiff, *task):
-            task, inner, measured = TaskBatch(*task), self.inner_loop(model, autodiff), []
+            task, inner, measured = TaskBatch(*task), self.inner_loop(model, autodiff, names), []
             for k, params in enumerate(inner.adapt(meta, task.support_x, task.support_y, order=1, steps=steps)):
                 if k == steps or not only_last:
                     with torch.no_grad():
                         measured.append(_measure(inner, meta, detached(params), k, task, parameters, transductive))
             return backends.stacked(measured)
 
-        found = backends.map_over_tasks(task_trajectory, self.model, batch, backend, order=1)
+        found = self._computed(backends.map_over_tasks, task_trajectory, batch, order=1)
         scores = accuracy(found.query_outputs, batch.query_y[:, None]) if is_labels(batch.query_y) else None
         return Trajectory(found.support_loss, found.query_loss, scores, found.query_outputs, found.parameters or None)
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
         """A copy of the model adapted to one task; the model itself stays as it is.
+
+        The copy is for use, not for the outer loop: calling `.backward()` on its loss reaches the copy's parameters and
+        no meta-parameter. `meta_gradients` differentiates through adaptation, and `train` steps along that.
 
         Args:
             support_x: (examples, ...), one task without a leading task dimension.
@@ -193,7 +225,7 @@ class MAML(nn.Module):
         return adapted
 
     def checked(self, batch) -> TaskBatch:
-        """The batch as a `TaskBatch`, if it fits the model.
+        """The batch as a `TaskBatch`, if it fits the model and the loss.
 
         Raises:
             InputError: it does not.
@@ -204,32 +236,56 @@ class MAML(nn.Module):
             raise InputError(
                 f"The batch: expected it on {device}, as the model is, got it on {batch.support_x.device}."
             )
-        # The number of outputs needs one forward pass, so it is looked up once for each shape of input.
-        shape = batch.support_x.shape[2:]
-        new = shape not in self._checked
-        labelled = {name: y for name, y in (("support_y", batch.support_y), ("query_y", batch.query_y)) if is_labels(y)}
-        if labelled and (new or device.type == "cpu"):
-            if new:
-                with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    self.outputs_count = self.model(batch.support_x[0]).shape[-1]
-            for name, labels in labelled.items():
-                low, high = int(labels.min()), int(labels.max())
-                if low < 0 or high >= self.outputs_count:
-                    raise InputError(
-                        f"{name}: expected labels from 0 to {self.outputs_count - 1}, as the model has "
-                        f"{self.outputs_count} outputs, got {low} to {high}."
-                    )
-        self._checked.add(shape)
+        if any(part.is_inference() for part in batch):
+            batch = TaskBatch(*(part.clone() for part in batch))  # autograd takes no tensors of inference mode
+        # What takes a forward pass is tried once for each kind of batch.
+        kind = tuple((part.shape[2:], part.dtype) for part in batch)
+        new = kind not in self._tried
+        if new:
+            self._outputs_count = try_out(self.model, self.loss, batch)
+            self._tried.add(kind)
+        if new or device.type == "cpu":  # on a GPU, looking at labels would make the CPU wait each time
+            check_labels(batch, self._outputs_count)
         return batch
 
-    def chosen_backend(self, batch: TaskBatch) -> str:
-        """The backend for this batch; "auto" is decided by the first."""
+    def _computed(self, over_tasks, function, batch: TaskBatch, order: int):
+        """What `over_tasks` computes by this learner's backend; one that "auto" chose gives way to the loop if it
+        cannot compute this model, and says so."""
         self.backend = backends.choose(self.backend, self.model, batch)
-        return self.backend
+        if not self._automatic or self.backend == "loop":
+            return over_tasks(function, self.model, batch, self.backend, order)
+        try:
+            return over_tasks(function, self.model, batch, self.backend, order)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            found = over_tasks(function, self.model, batch, "loop", order)  # or its own error, if the model is at fault
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(
+                f"The tasks are computed in a loop from now on: {self.backend} cannot compute this model ({reason}).",
+                stacklevel=4,
+            )
+            self.backend = "loop"
+            return found
 
-    def _start(self, epoch: int = 0) -> tuple[MetaParams, int, tuple[float, ...]]:
-        """The meta-parameters as constants, and the derivative order and loss weights of an epoch."""
-        return detached(self.meta_params()), self.settings.order_at(epoch), self.settings.loss_weights(epoch)
+    def load_state_dict(self, state_dict, *arguments, **keywords):
+        """As `nn.Module.load_state_dict`."""
+        found = super().load_state_dict(state_dict, *arguments, **keywords)
+        parameters = dict(self.model.named_parameters())
+        self._norms_came_from = {name: (0, parameters[name].detach().clone()) for name in self._norm_names}
+        return found
+
+    def _check_norms_are_the_models(self, parameters) -> None:
+        for name, (version, value) in self._norms_came_from.items():
+            if parameters[name]._version == version:  # nothing wrote to it, which is known without waiting for a GPU
+                continue
+            if torch.equal(parameters[name].detach().to(value), value):
+                self._norms_came_from[name] = (parameters[name]._version, value)
+            else:
+                raise InputError(
+                    f"{name} was changed after this learner was made, which keeps a set of it for each step in "
+                    "`norms`: load the model's weights first, then make the learner."
+                )
 
 
 class Reptile(MAML):
@@ -251,7 +307,12 @@ def _measure(inner: InnerLoop, meta, params, steps_taken, task, keep_parameters,
     else:
         step, forward = max(steps_taken - 1, 0), inner.forward
         with_support = lambda x: forward(meta, params, step, torch.cat([task.support_x, x[None]]))[-1]  # noqa: E731
-        outputs = torch.func.vmap(with_support)(task.query_x)
+        one_by_one = inner.autodiff is EAGER  # in a loop the model need not be one that vmap can compute
+        outputs = (
+            torch.stack([with_support(x) for x in task.query_x])
+            if one_by_one
+            else torch.func.vmap(with_support)(task.query_x)
+        )
         query = inner.loss_fn(outputs, task.query_y)
     return _Measured(support, query, outputs, params if keep_parameters else {})
 

@@ -1,5 +1,7 @@
 """How algorithms are written and drawn: one title, one colour and one mark for each, in the whole course."""
 
+import zlib
+
 TITLES = {
     "maml": "MAML", "fomaml": "FOMAML", "maml++": "MAML++", "fomaml++": "FOMAML++", "anil": "ANIL",
     "reptile": "Reptile", "meta-sgd": "Meta-SGD", "protonet": "ProtoNet", "protomaml": "ProtoMAML",
@@ -14,6 +16,20 @@ MARKS = {
     "maml": "o", "fomaml": "s", "maml++": "^", "fomaml++": "v", "anil": "D", "reptile": "P", "meta-sgd": "X",
     "protonet": "*", "protomaml": "h",
 }  # fmt: skip
+
+
+# For names that are no recipe's, such as a reader's own learner.
+OTHER_COLOURS, OTHER_MARKS = ("#999933", "#882255", "#332288", "#117733"), ("<", ">", "p", "d")
+
+
+def colour_of(name: str) -> str:
+    """The colour of a recipe; other names get one of a few, always the same."""
+    return COLOURS.get(name) or OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
+
+
+def mark_of(name: str) -> str:
+    """The mark of a recipe; other names get one of a few, always the same."""
+    return MARKS.get(name) or OTHER_MARKS[zlib.crc32(name.encode()) % len(OTHER_MARKS)]
 
 
 def title_of(name: str) -> str:

@@ -39,6 +39,11 @@ class TaskBatch(NamedTuple):
         return TaskBatch(*(tensor.to(device) for tensor in self))
 
 
+def is_family(tasks) -> bool:
+    """Whether tasks are a family, with a method batch(index), and not just an iterable of batches."""
+    return callable(getattr(tasks, "batch", None))
+
+
 def is_labels(y: Tensor) -> bool:
     """Whether targets are class labels, and not real values."""
     return y.dtype == torch.int64
@@ -60,8 +65,8 @@ def check_batch(batch) -> TaskBatch:
     for name, x in (("support_x", batch.support_x), ("query_x", batch.query_x)):
         if x.ndim < 3:
             raise InputError(f"{name}: expected shape (tasks, examples, ...), got {tuple(x.shape)}.")
-        if not x.is_floating_point():
-            raise InputError(f"{name}: expected a floating dtype, got {x.dtype}.")
+        if x.shape[1] == 0:
+            raise InputError(f"{name}: expected at least one example in each task, got none.")
     for name, y, x in (
         ("support_y", batch.support_y, batch.support_x),
         ("query_y", batch.query_y, batch.query_x),

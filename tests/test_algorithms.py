@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, InputError, Reptile, SinusoidTasks, TaskBatch, learner
 from mamlcourse.algorithms import accuracy
 from mamlcourse.engine.autodiff import EAGER, FUNCTIONAL, Autodiff
+from mamlcourse.engine.stateless import Stateless
 from mamlcourse.engine.trees import tree_map
 from mamlcourse.meta_params import MetaParams
 
@@ -100,7 +101,7 @@ def meta_loss_held(maml, batch, epoch=0):
         total = 0.0
         for number in range(len(batch.support_x)):
             task = TaskBatch(*(part[number] for part in batch))
-            inner = maml.inner_loop(maml.model, Held(number, record))
+            inner = maml.inner_loop(Stateless(maml.model), Held(number, record))
             total = total + inner.meta_loss(meta, task, order, weights)[0].item()
         return total / len(batch.support_x)
 
@@ -156,7 +157,7 @@ def test_differentiating_through_vmap_would_be_wrong(episodes):
     maml = MAML(small_network(), inner_steps=2, inner_lr=0.5, backend="loop")
     exact = maml.meta_gradients(episodes).gradients
     meta = tree_map(lambda p: p.detach().requires_grad_(), maml.meta_params())
-    inner = maml.inner_loop(maml.model, FUNCTIONAL)
+    inner = maml.inner_loop(Stateless(maml.model), FUNCTIONAL)
 
     def one(*task):
         return inner.meta_loss(meta, TaskBatch(*task), 2, (0, 0, 1.0))[0]
@@ -518,7 +519,9 @@ def broken(batch, **parts):
             lambda b: broken(b, query_y=b.query_y.int()),
             "query_y: expected dtype torch.int64 (labels) or floating (targets), got torch.int32",
         ),
-        (lambda b: broken(b, support_x=b.support_x.long()), "support_x: expected a floating dtype, got torch.int64"),
+        (lambda b: broken(b, support_x=b.support_x.long()), "support_x: the model cannot take inputs of shape"),
+        (lambda b: broken(b, query_x=b.query_x.float()), "query_x: the model cannot take inputs of shape"),
+        (lambda b: broken(b, query_x=b.query_x[:, :0], query_y=b.query_y[:, :0]), "query_x: expected at least one"),
         (lambda b: broken(b, query_x=b.query_x[:, :3]), "query_y: expected a shape that begins with (3, 3)"),
         (lambda b: broken(b, query_x=b.query_x[:2], query_y=b.query_y[:2]), "3 tasks and the query set 2"),
         (lambda b: broken(b, query_x=b.query_x.to("meta")), "on one device, got cpu and meta"),

@@ -16,7 +16,7 @@ from mamlcourse.records import read_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
-RUNNER = runpy.run_path(str(ROOT / "benchmarks" / "run_notebooks.py"))
+RUNNER = runpy.run_path(str(ROOT / "tools" / "run_notebooks.py"))
 FIGURE = runpy.run_path(str(ROOT / "book" / "course.py"))["FIGURE"]
 COURSE = {
     "00_start_here": "00 Start here",
@@ -27,7 +27,7 @@ COURSE = {
     "05_fomaml": "05 FOMAML",
     "06_maml_vs_fomaml": "06 MAML vs FOMAML",
     "07_multi_step_loss": "07 Multi-step loss",
-    "08_learned_rates": "08 Learned rates",
+    "08_learned_rates": "08 Learned learning rates",
     "09_maml_plus_plus": "09 MAML++",
     "10_trajectories": "10 Trajectories",
     "11_bigger_and_faster": "11 Bigger and faster",

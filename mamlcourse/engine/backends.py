@@ -9,7 +9,6 @@ fastest for small networks, not for wide convolutions (results/compiled.json). O
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import functools
 import queue
@@ -21,8 +20,9 @@ from torch import nn
 
 from ..errors import InputError, check_choice
 from .autodiff import EAGER, FUNCTIONAL
-from .inspection import widest_output
+from .inspection import draws_random_numbers, widest_output
 from .kernels import for_loop, for_vmap
+from .stateless import Stateless
 from .trees import filled, leaves, tree_map
 
 BACKENDS = ("auto", "loop", "threads", "vmap", "compiled")
@@ -54,8 +54,10 @@ def choose(backend: str, model: nn.Module, batch=None) -> str:
     widest, several = widest_output(model, batch.support_x[0]) * examples, torch.get_num_threads() > 1
     if widest <= (WIDE_FOR_SEVERAL if several else WIDE):
         return "vmap"
-    # Threads of one process wait for Python's lock at each call, so calls must take a while.
-    return "threads" if several and widest >= WIDE_ENOUGH_FOR_THREADS else "loop"
+    # Threads of one process wait for Python's lock at each call, so calls must take a while. They draw random numbers
+    # from one generator in any order, so that the same seed would not give the same numbers.
+    threads = several and widest >= WIDE_ENOUGH_FOR_THREADS
+    return "threads" if threads and not draws_random_numbers(model, batch.support_x[0]) else "loop"
 
 
 def stacked(trees):
@@ -64,7 +66,7 @@ def stacked(trees):
 
 
 # Below, `function(model, autodiff, *task)` is of one task, four tensors without a task dimension, and returns a tree of
-# tensors; `autodiff` is how it must differentiate, and `order` of what order its derivatives are.
+# tensors; `model` is `Stateless`, `autodiff` is how it must differentiate, `order` of what order its derivatives are.
 
 
 def map_over_tasks(function, model: nn.Module, batch, backend: str, order: int):
@@ -88,7 +90,7 @@ def mean_over_tasks(function, model: nn.Module, batch, backend: str, order: int)
 def _vmap(function, model, batch, compiled=False):
     # Differentiating inside vmap, not through it: the other order is slightly wrong for F.batch_norm, whose
     # batching rule takes the saved mean and standard deviation as constants.
-    all_tasks = torch.func.vmap(functools.partial(function, model, FUNCTIONAL), randomness="different")
+    all_tasks = torch.func.vmap(functools.partial(function, Stateless(model), FUNCTIONAL), randomness="different")
     with for_vmap(model):
         return _compiled(all_tasks, batch) if compiled else all_tasks(*batch)
 
@@ -117,22 +119,23 @@ def _one_by_one(function, model, batch, backend, order):
     keep_freed_memory()
     tasks = list(zip(*batch))
     if backend == "loop" or len(tasks) == 1:
+        stateless = Stateless(model)
         for task in tasks:
             with for_loop(model, order):
-                result = function(model, EAGER, *task)
+                result = function(stateless, EAGER, *task)
             yield result
         return
-    # functional_call swaps a model's parameters while it runs, so each thread needs a model of its own, though not
-    # parameters of its own.
-    workers = min(torch.get_num_threads(), len(tasks))
-    models, shared = queue.SimpleQueue(), {id(p): p for p in model.parameters()}
+    workers, models = min(torch.get_num_threads(), len(tasks)), queue.SimpleQueue()
     for _ in range(workers):
-        models.put(copy.deepcopy(model, dict(shared)))
+        models.put(Stateless(model))
+
+    device = next(model.parameters()).device.type
+    autocast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
     def in_thread(task):
         own = models.get()
         try:
-            with for_loop(own, order):
+            with for_loop(model, order), autocast:  # a thread does not inherit autocast
                 return function(own, EAGER, *task)
         finally:
             models.put(own)

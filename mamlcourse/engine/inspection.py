@@ -11,8 +11,13 @@ from ..errors import InputError
 
 
 def normalisation_parameters(model: nn.Module) -> list[str]:
-    """The names of all weights and biases (γ and β) of normalisation layers."""
-    return [f"{name}.{part}" for name, layer in _normalisation_layers(model) for part, _ in layer.named_parameters()]
+    """The names of all trainable weights and biases (γ and β) of normalisation layers."""
+    return [
+        f"{name}.{part}".removeprefix(".")
+        for name, layer in _normalisation_layers(model)
+        for part, p in layer.named_parameters()
+        if p.requires_grad
+    ]
 
 
 def refuse_running_statistics(model: nn.Module) -> None:
@@ -34,9 +39,14 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names:
         raise InputError("The model has no parameters that require gradients, so there is nothing to adapt.")
-    chosen = set()
+    everything, chosen = [name for name, _ in model.named_parameters()], set()
     for pattern in patterns:
-        matching = {name for name in names if fnmatch(name, pattern.removeprefix("!"))}
+        matching = {name for name in everything if fnmatch(name, pattern.removeprefix("!"))}
+        if not matching:
+            raise InputError(
+                f"adapt: {pattern!r} matches no parameter of the model, which has {', '.join(everything)}."
+            )
+        matching &= set(names)
         chosen = chosen - matching if pattern.startswith("!") else chosen | matching
     chosen -= set(excluded)
     if not chosen:
@@ -59,6 +69,14 @@ def widest_output(model: nn.Module, x: Tensor) -> int:
     return max(sizes, default=0)
 
 
+def draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
+    """Whether the model draws random numbers on a CPU when it runs on x, as dropout does. Leaves no trace."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        model(x)
+        return not torch.equal(torch.get_rng_state(), before)
+
+
 def _normalisation_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from .autodiff import added, detached, zeros_like
 
@@ -14,8 +18,11 @@ def recomputed(inner, meta, task, order: int, weights):
     whose graph is the only one alive: memory for one step, whatever their number.
     """
     vjp, support, query = inner.autodiff.vjp, (task.support_x, task.support_y), (task.query_x, task.query_y)
-    # The way there is the same for either order.
-    path = [detached(params) for params in inner.adapt(meta, *support, order=1, steps=len(weights) - 1)]
+    # The way there is the same for either order. A model that draws random numbers draws them again for a step.
+    path, states = [], [random_states(task.support_x)]
+    for params in inner.adapt(meta, *support, order=1, steps=len(weights) - 1):
+        path.append(detached(params))
+        states.append(random_states(task.support_x))
     total, outputs, gradients, v = 0.0, None, zeros_like(meta), zeros_like(path[0])
     for k in reversed(range(len(weights))):
         if weights[k]:
@@ -27,8 +34,35 @@ def recomputed(inner, meta, task, order: int, weights):
             gradients, v = added(gradients, to_meta), added(v, to_params)
         if k > 0:
             step = lambda meta, params, k=k: (inner.inner_step(meta, params, k - 1, *support, order), ())  # noqa: E731
-            _, _, pullback = vjp(step, meta, path[k - 1])
+            with drawing_from(states[k]):
+                _, _, pullback = vjp(step, meta, path[k - 1])
             to_meta, v = pullback(v)
             gradients = added(gradients, to_meta)
-    _, _, pullback = vjp(lambda meta: (inner.initial(meta, *support), ()), meta)
+    with drawing_from(states[0]):
+        _, _, pullback = vjp(lambda meta: (inner.initial(meta, *support), ()), meta)
     return total, outputs, added(gradients, pullback(v)[0])
+
+
+class RandomStates(NamedTuple):
+    """The states of PyTorch's random generators; `gpu` is None where there is no GPU, or a CUDA graph is recorded."""
+
+    cpu: Tensor
+    gpu: Tensor | None
+    device: torch.device
+
+
+def random_states(like: Tensor) -> RandomStates:
+    """The present states, on the CPU and on the device of a tensor."""
+    on_gpu = like.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    return RandomStates(torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if on_gpu else None, like.device)
+
+
+@contextmanager
+def drawing_from(states: RandomStates):
+    """Draw random numbers from these states inside, and afterwards go on as if nothing had been drawn."""
+    devices = [] if states.gpu is None else [states.device]
+    with torch.random.fork_rng(devices=devices):
+        torch.set_rng_state(states.cpu)
+        if states.gpu is not None:
+            torch.cuda.set_rng_state(states.gpu, states.device)
+        yield

@@ -23,7 +23,7 @@ from ..errors import InputError, check_number
 from ..evaluation import Evaluation
 from ..figures import chart
 from ..stats import ci95
-from ..styles import COLOURS, MARKS, TITLES
+from ..styles import colour_of, mark_of, title_of
 from ..tasks import TaskBatch
 from .landscape import Slice
 
@@ -32,7 +32,10 @@ CORRECT, WRONG = "#005A32", "#9E1B1B"
 WIDTH, DPI = 10, 96  # inches of everything that stands across a notebook, and pixels per inch
 # The sheet of predictions, in pixels of a character's image: each is shown as ZOOM x ZOOM.
 ZOOM, CELL, CAPTION, GAP, MARGIN, HEADING = 2, 30, 13, 14, 14, 16
-SHAPES = {"o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆", "P": "✚", "X": "✖"}  # Matplotlib's marks, in type
+SHAPES = {
+    "o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆", "P": "✚", "X": "✖", "*": "★", "h": "⬢",
+    "<": "◀", ">": "▶", "p": "⬟", "d": "♦",
+}  # fmt: skip  # Matplotlib's marks, in type
 
 
 class Drawing(NamedTuple):
@@ -136,8 +139,8 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
     for row in range(ways):
         write(MARGIN / 2, HEADING + row * (CELL + CAPTION) + CELL / 2, LETTERS[row], size=10)
     for left, (name, trajectory) in zip(lefts, trajectories.items()):
-        heading = f"{TITLES[name]}: {correct_of(trajectory, step)} of {len(task.query_y[0])} correct"
-        write(left + 5, HEADING / 2, SHAPES[MARKS[name]], fill=COLOURS[name], size=11)
+        heading = f"{title_of(name)}: {correct_of(trajectory, step)} of {len(task.query_y[0])} correct"
+        write(left + 5, HEADING / 2, SHAPES[mark_of(name)], fill=colour_of(name), size=11)
         write(left + 13, HEADING / 2, heading, anchor="lm")
         probabilities, predicted = trajectory.query_outputs[0, step].softmax(-1).max(-1)
         queried = zip(probabilities.tolist(), predicted.tolist(), task.query_y[0].tolist())
@@ -201,9 +204,9 @@ def progress_drawing(trajectories: dict, crowd: dict[str, Evaluation] | None = N
             seen.append(np.quantile(crowd[name].losses.numpy(), (0.05, 0.95)))
             _draw_crowd(upper, name, crowd[name].losses.numpy())
             _draw_crowd(lower, name, 100 * crowd[name].accuracies.numpy())
-        look = dict(color=COLOURS[name], marker=MARKS[name])
+        look = dict(color=colour_of(name), marker=mark_of(name))
         for axes, values in ((upper, loss), (lower, accuracy)):
-            axes.plot(values, markersize=4, linewidth=2.2, label=TITLES[name], **look)
+            axes.plot(values, markersize=4, linewidth=2.2, label=title_of(name), **look)
             mark = axes.plot([], [], markersize=9, markeredgecolor="black", zorder=5, **look)[0]
             marks.append((mark, np.column_stack([range(len(values)), values])[:, None]))
     for axes in (upper, lower):
@@ -231,10 +234,10 @@ def _draw_crowd(axes, name, values) -> None:
     """Each task's line faint, the mean with its interval."""
     steps = np.arange(values.shape[1])
     lines = [np.column_stack([steps, row]) for row in values]
-    axes.add_collection(LineCollection(lines, colors=COLOURS[name], alpha=0.06, linewidths=0.8))
+    axes.add_collection(LineCollection(lines, colors=colour_of(name), alpha=0.06, linewidths=0.8))
     mean, half = values.mean(0), np.array([ci95(column) for column in values.T])
-    axes.plot(steps, mean, color=COLOURS[name], linestyle="--", linewidth=1.2)
-    axes.fill_between(steps, mean - half, mean + half, color=COLOURS[name], alpha=0.25, linewidth=0)
+    axes.plot(steps, mean, color=colour_of(name), linestyle="--", linewidth=1.2)
+    axes.fill_between(steps, mean - half, mean + half, color=colour_of(name), alpha=0.25, linewidth=0)
 
 
 def landscape_drawing(slices: dict[str, Slice], size=(6.1, 3.3)) -> Drawing:
@@ -268,13 +271,13 @@ def landscape_drawing(slices: dict[str, Slice], size=(6.1, 3.3)) -> Drawing:
         path = part.path.numpy()
         axes.quiver(
             *path[:-1].T, *np.diff(path, axis=0).T, angles="xy", scale_units="xy", scale=1, zorder=3,
-            color=COLOURS[name], units="dots", width=2.2, headwidth=4,
+            color=colour_of(name), units="dots", width=2.2, headwidth=4,
         )  # fmt: skip
         axes.plot(*path[0], marker="o", color="white", markeredgecolor="black", markersize=6, zorder=4)
         axes.plot(*path[-1], marker="*", color="white", markeredgecolor="black", markersize=10, zorder=4)
-        look = dict(color=COLOURS[name], marker=MARKS[name], markeredgecolor="black", markersize=9, zorder=5)
+        look = dict(color=colour_of(name), marker=mark_of(name), markeredgecolor="black", markersize=9, zorder=5)
         marks.append((axes.plot([], [], **look)[0], path[:, None]))
-        axes.set_title(TITLES[name], fontsize=9)
+        axes.set_title(title_of(name), fontsize=9)
         length = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
         axes.set_xlabel(f"distance along\npath {_short(length)} long\n{part.seen:.0%} in plane", fontsize=7)
         axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
@@ -331,9 +334,9 @@ def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int
     marks = []
     for number, (name, maml) in enumerate(learners.items()):
         fits = maml.trajectory(task, steps).query_outputs[0, :, :, 0].numpy()  # (K + 1, grid)
-        look = dict(color=COLOURS[name], marker=MARKS[name], markevery=(8 + 5 * number, 25), markersize=5)
+        look = dict(color=colour_of(name), marker=mark_of(name), markevery=(8 + 5 * number, 25), markersize=5)
         axes.plot(grid, fits[0], linewidth=0.8, linestyle=":", **look | {"marker": ""})
-        line = axes.plot(grid, fits[-1], label=TITLES[name], **look)[0]
+        line = axes.plot(grid, fits[-1], label=title_of(name), **look)[0]
         marks.append((line, np.stack([np.column_stack([grid, fit]) for fit in fits])))
     axes.plot(x, y, "kX", markersize=9, label="support points", linestyle="")
     axes.set(xlim=(-5.1, 5.1), ylim=(-6, 6))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..engine.autodiff import EAGER
+from ..engine.stateless import Stateless
 from ..errors import InputError, check_choice, check_number
 from ..evaluation import Evaluation, evaluate
 from ..learner import MAML, Trajectory
 from ..meta_params import MetaParams
-from ..styles import TITLES
+from ..styles import title_of
 from ..tasks import CharacterTasks, TaskBatch, check_batch
 
 QUERIES = 5  # per class: as many as fit a figure
@@ -119,7 +120,7 @@ def loss_slice(maml: MAML, task: TaskBatch, trajectory: Trajectory, points: int 
 
 def _loss_at(maml, task, trajectory):
     """A function from a move away from θ, a flat vector, to the query loss there (or to its gradient)."""
-    inner, steps = maml.inner_loop(maml.model, EAGER), trajectory.query_loss.shape[1] - 1
+    inner, steps = maml.inner_loop(Stateless(maml.model), EAGER), trajectory.query_loss.shape[1] - 1
     # Channels last: the same numbers, three times as fast, for the hundreds of passes that a figure takes.
     compact = lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # noqa: E731
     meta = MetaParams(*({n: compact(p.detach()) for n, p in part.items()} for part in maml.meta_params()))
@@ -212,5 +213,6 @@ def in_words(trajectories: dict[str, Trajectory], step: int) -> str:
     for name, trajectory in trajectories.items():
         queries = trajectory.query_outputs.shape[2]
         correct = round(trajectory.query_accuracy[0, step].item() * queries)
-        parts.append(f"{TITLES[name]} {correct} of {queries} correct, loss {trajectory.query_loss[0, step].item():.2f}")
+        loss = trajectory.query_loss[0, step].item()
+        parts.append(f"{title_of(name)} {correct} of {queries} correct, loss {loss:.2f}")
     return "; ".join(parts)

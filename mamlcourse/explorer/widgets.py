@@ -23,7 +23,7 @@ from traitlets import Unicode
 
 from ..data import Characters
 from ..errors import InputError, check_number
-from ..styles import TITLES, title_of
+from ..styles import title_of
 from ..training import History, train
 from .figures import (
     LETTERS,
@@ -175,7 +175,7 @@ class TrajectoryExplorer(_Explorer):
             options=LR_FACTORS, value=1.0, description="Inner LR", continuous_update=False, layout={"width": "290px"}
         )
         self.algorithms = {
-            name: widgets.Checkbox(place < 3, description=TITLES[name], indent=False, layout={"width": "110px"})
+            name: widgets.Checkbox(place < 3, description=title_of(name), indent=False, layout={"width": "110px"})
             for place, name in enumerate(self.learners)
         }
         button = functools.partial(widgets.Button, layout={"width": "auto"})
@@ -397,7 +397,7 @@ class SinusoidExplorer(_Explorer):
         drawing.at(self.step.value)
         fits = {name: points[self.step.value] for name, (_, points) in zip(self.learners, drawing.marks)}
         off = {name: np.square(fit[:, 1] - self.wave(fit[:, 0])).mean() for name, fit in fits.items()}
-        distances = "; ".join(f"{TITLES[name]} {value:.2f}" for name, value in off.items())
+        distances = "; ".join(f"{title_of(name)} {value:.2f}" for name, value in off.items())
         self.words = f"Step {self.step.value}. Mean squared distance from the wave: {distances}."
         self.image.show(frames.png(), f"Curves that learners fit to {len(self.support_x)} points. {self.words}")
         self.say(self.words)

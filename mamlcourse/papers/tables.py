@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..figures import chart
 from ..records import device_in_words, read_json
 from ..stats import ci95, paired_difference, verdict, worst_decile
-from ..styles import COLOURS, MARKS, TITLES
+from ..styles import COLOURS, MARKS, TITLES, colour_of, mark_of, title_of
 from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS
 
 # Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
@@ -205,13 +205,13 @@ def papers_figure(cells: dict) -> Figure:
             for key, records in ours.items():
                 mean, half = _over_seeds(records, "task_accuracies")
                 axes.errorbar(
-                    place + 0.15, 100 * mean, yerr=100 * half, color=COLOURS[name], marker=MARKS[name], capsize=3,
+                    place + 0.15, 100 * mean, yerr=100 * half, color=colour_of(name), marker=mark_of(name), capsize=3,
                     fillstyle="full" if key == name else "none",
                 )  # fmt: skip
             if not ours:
                 axes.text(place + 0.15, 0.02, "not measured", rotation=90, fontsize=7, color="grey", ha="center",
                           va="bottom", transform=axes.get_xaxis_transform())  # fmt: skip
-        axes.set_xticks(range(len(ALGORITHMS)), [TITLES[name] for name in ALGORITHMS], rotation=60, fontsize=8)
+        axes.set_xticks(range(len(ALGORITHMS)), [title_of(name) for name in ALGORITHMS], rotation=60, fontsize=8)
         ways, shots = SETTINGS[setting]
         axes.set_title(f"{ways}-way {shots}-shot", fontsize=10)
         axes.set_ylabel("test accuracy (%)" if setting == "5w1s" else "")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..learner import MAML
+from ..tasks import is_family
 
 WARM_UP = 3  # steps before recording, so that libraries choose their kernels and allocate their workspaces
 
@@ -20,7 +21,7 @@ def why_not(maml: MAML, tasks, device: torch.device) -> str | None:
         return f"the model is on the {device.type}, not on a CUDA GPU"
     if maml.backend != "vmap":
         return f"only the backend vmap can be recorded, not {maml.backend}"
-    if not hasattr(tasks, "batch"):
+    if not is_family(tasks):
         return "the tasks come from a loader, not from a task family that draws them on the GPU"
     return None
 

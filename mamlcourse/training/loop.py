@@ -26,6 +26,7 @@ from ..errors import InputError, check_number
 from ..evaluation import evaluate
 from ..learner import MAML, learner
 from ..settings import Settings
+from ..tasks import is_family
 from . import steppers
 from .checkpoints import (
     CHECKPOINT_FORMAT,
@@ -123,7 +124,7 @@ def train(
     if resume and checkpoint is None:
         raise InputError("resume is True, but no checkpoint file was given to resume from.")
     ranks = Ranks() if ranks is None else ranks
-    if ranks.size > 1 and not hasattr(tasks, "batch"):
+    if ranks.size > 1 and not is_family(tasks):
         raise InputError(
             f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a method "
             "batch(index): a loader that shuffles would give each process other tasks."

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..learner import MAML
 from ..meta_params import outer_step
-from ..tasks import check_batch
+from ..tasks import check_batch, is_family
 from . import cuda_graphs
 from .distributed import Ranks
 
@@ -135,7 +135,7 @@ def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
 
 def _batches(tasks, start: int, device):
     """Batches from number `start` on, without end, on the device."""
-    if hasattr(tasks, "batch"):
+    if is_family(tasks):
         yield from (tasks.batch(index).to(device) for index in itertools.count(start))
     # A DataLoader draws random numbers when it begins; those of the batches that are skipped were drawn long ago.
     random_state = torch.get_rng_state()
