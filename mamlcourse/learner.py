@@ -190,8 +190,9 @@ class MAML(nn.Module):
             task, inner, measured = TaskBatch(*task), self.inner_loop(model, autodiff, names), []
             for k, params in enumerate(inner.adapt(meta, task.support_x, task.support_y, order=1, steps=steps)):
                 if k == steps or not only_last:
-                    with torch.no_grad():
-                        measured.append(_measure(inner, meta, detached(params), k, task, parameters, transductive))
+                    # All parameters are constants, so no graph is built; a model may still differentiate by itself.
+                    seen = _measure(inner, meta, detached(params), k, task, parameters, transductive)
+                    measured.append(detached(seen))
             return backends.stacked(measured)
 
         found = self._computed(backends.map_over_tasks, task_trajectory, batch, order=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .engine.stateless import replica
 from .errors import InputError
 from .tasks import TaskBatch, is_labels
 
@@ -20,6 +21,7 @@ def try_out(model: nn.Module, loss_fn, batch: TaskBatch) -> int:
             cannot take outputs and targets, is no scalar, or does not tell which target belongs to which example.
     """
     devices = [batch.support_x.device] if batch.support_x.device.type == "cuda" else []
+    model = replica(model)  # which may keep what it computes
     with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they warn of is looked at below
         for name, x, y in (

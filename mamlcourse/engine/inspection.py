@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .stateless import replica
 
 
 def normalisation_parameters(model: nn.Module) -> list[str]:
@@ -56,24 +57,21 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
 
 def widest_output(model: nn.Module, x: Tensor) -> int:
     """How many elements the largest output of any layer has when the model runs on x. Draws no random numbers."""
-    sizes = []
+    model, sizes = replica(model), []
     layers = [layer for layer in model.modules() if not list(layer.children())]
     note = lambda layer, inputs, output: sizes.append(output.numel() if isinstance(output, Tensor) else 0)  # noqa: E731
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for layer in layers:
+        layer.register_forward_hook(note)
+    with torch.random.fork_rng(devices=[]):
+        model(x)
     return max(sizes, default=0)
 
 
 def draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
     """Whether the model draws random numbers on a CPU when it runs on x, as dropout does. Leaves no trace."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        model(x)
+        replica(model)(x)
         return not torch.equal(torch.get_rng_state(), before)
 
 
