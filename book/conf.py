@@ -13,7 +13,7 @@ project = html_title = "mamlcourse"
 language = "en"
 extensions = ["myst_nb", "course"]
 root_doc = "book/index"
-include_patterns = ["book/index.md", "notebooks/*.ipynb", "exercises/*.ipynb", "solutions/*.ipynb"]
+include_patterns = ["book/*.md", "notebooks/*.ipynb", "exercises/*.ipynb", "solutions/*.ipynb"]
 exclude_patterns = [".*", "build", "runs"]
 
 nb_execution_mode = "off"

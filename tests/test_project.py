@@ -85,6 +85,14 @@ def test_results_hold_their_raw_values_and_where_they_come_from(path):
         assert summary(record).keys() == record["algorithms"].keys()
 
 
+def test_the_code_of_the_page_on_ones_own_model_and_data_runs():
+    page = (ROOT / "book" / "your_own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec("\n".join(blocks), names)
+    assert len(blocks) == 2 and len(names["parts"].train) >= 3
+
+
 def test_readme_names_only_files_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):
