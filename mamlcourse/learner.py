@@ -308,10 +308,10 @@ def _measure(inner: InnerLoop, meta, params, steps_taken, task, keep_parameters,
     else:
         step, forward = max(steps_taken - 1, 0), inner.forward
         with_support = lambda x: forward(meta, params, step, torch.cat([task.support_x, x[None]]))[-1]  # noqa: E731
-        one_by_one = inner.autodiff is EAGER  # in a loop the model need not be one that vmap can compute
+        in_a_loop = inner.autodiff is EAGER  # then the model need not be one that vmap can compute
         outputs = (
             torch.stack([with_support(x) for x in task.query_x])
-            if one_by_one
+            if in_a_loop
             else torch.func.vmap(with_support)(task.query_x)
         )
         query = inner.loss_fn(outputs, task.query_y)

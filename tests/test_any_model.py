@@ -329,8 +329,9 @@ def test_the_default_gives_the_same_losses_for_the_same_seed():
     assert first == second and backend != "threads"
 
 
-def test_evaluation_works_in_inference_mode():
-    maml = MAML(made("plain"), loss=F.mse_loss, inner_lr=LR)
+@pytest.mark.parametrize("backend", ["auto", "loop", "threads"])
+def test_evaluation_works_in_inference_mode(backend):
+    maml = MAML(made("plain"), loss=F.mse_loss, inner_lr=LR, backend=backend)
     expected = evaluate(maml, [waves()], 2)
     with torch.inference_mode():
         found = evaluate(maml, [waves()], 2)

@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from rich.console import Console
 from rich.table import Table
 
-from mamlcourse.records import provenance, read_json, write_json
+from mamlcourse.records import provenance, read_json, write_json, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "notebooks.json"
@@ -104,9 +104,7 @@ def execute(path: Path) -> tuple[float, list[str]]:
     if path.read_text(encoding="utf-8") != before:
         complaints.append("the file was edited while it ran: run it again")
     if not complaints:
-        temporary = path.with_suffix(".tmp")
-        nbformat.write(notebook, temporary)
-        os.replace(temporary, path)
+        write_whole(path, f"{nbformat.writes(notebook)}\n".encode())
     return seconds, complaints
 
 
