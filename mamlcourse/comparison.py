@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, median, stdev
 
 from matplotlib.figure import Figure
-from rich.table import Table
 from tqdm.auto import tqdm
 
 from .errors import InputError, check_number
-from .evaluation import evaluate
+from .evaluation import LARGEST_NUMBER_OF_TASKS, evaluate
 from .learner import learner
 from .memory import peak_of_training
 from .problems import Problem, choose_device
-from .records import device_in_words, markdown_table, provenance
+from .records import check_keys, device_in_words, markdown_table, only_writer, provenance, read_json, write_json
 from .settings import Settings, recipe
 from .stats import ci95, verdict, worst_decile
 from .stats import paired_difference as paired
 from .styles import colour_of, mark_of, title_of
 from .training import train
 
+LARGEST_BATCH, LARGEST_BUDGET = 10**6, 10**9  # tasks; with more a comparison would not end
 NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide nothing
 
 
@@ -68,6 +71,8 @@ def compare_settings(
     backend: str = "auto",
     progress: bool = True,
     after_seed: Callable[[dict], None] = lambda record: None,
+    file: str | Path | None = None,
+    overwrite: bool = False,
 ) -> dict:
     """Meta-train and test settings on the same problem.
 
@@ -84,19 +89,23 @@ def compare_settings(
         device, backend: as in `choose_device` and `MAML`.
         progress: whether to show progress bars.
         after_seed: called with the record so far after each seed.
+        file: where the record so far is kept after each run (an algorithm with a seed); the same comparison goes on
+            from it.
+        overwrite: whether to begin anew if there is such a file.
 
     Returns:
         A record of plain values, ready for JSON: provenance, everything asked for, and for each name and seed the raw
-        per-task accuracies, losses, seconds and peak memory. `summary`, `table` and `recommendation` read it.
+        per-task accuracies, losses, seconds and peak memory. `summary`, `rows` and `recommendation` read it.
 
     Raises:
-        InputError: a number is not allowed.
+        InputError: a number is not allowed, or `file` holds something else or cannot be written.
+        KeyboardInterrupt: training was stopped.
     """
-    check_number("tasks_per_batch", tasks_per_batch, at_least=1, integer=True)
-    check_number("eval_tasks", eval_tasks, at_least=2, integer=True)
+    check_number("tasks_per_batch", tasks_per_batch, at_least=1, at_most=LARGEST_BATCH, integer=True)
+    check_number("eval_tasks", eval_tasks, at_least=2, at_most=LARGEST_NUMBER_OF_TASKS, integer=True)
     budgets = train_tasks if isinstance(train_tasks, dict) else dict.fromkeys(settings, train_tasks)
     for budget in budgets.values():
-        check_number("train_tasks", budget, at_least=tasks_per_batch, integer=True)
+        check_number("train_tasks", budget, at_least=tasks_per_batch, at_most=LARGEST_BUDGET, integer=True)
         if budget % tasks_per_batch:
             raise InputError(
                 f"train_tasks: expected a multiple of tasks_per_batch ({tasks_per_batch}), got {budget}."
@@ -119,35 +128,85 @@ def compare_settings(
             for name, chosen in settings.items()
         },
     }
-    for name, entry in record["algorithms"].items():
-        entry["peak_memory_bytes"] = peak_of_training(
-            settings[name], replace(problem, root=None), tasks_per_batch, device, backend
-        )
-    for seed in seeds:
-        for name in settings:
-            maml = learner(problem.network(seed, device), settings[name], backend=backend)
-            training = problem.tasks("train", tasks_per_batch, seed, device)
-            history = train(maml, training, budgets[name] // tasks_per_batch, progress=progress)
-            if not history.finished:
-                raise KeyboardInterrupt
-            if progress:
-                title = title_of(name)
-                tqdm.write(f"{title}, seed {seed}: trained in {history.seconds:.1f} s, testing ...")
-            tested = evaluate(maml, test, eval_tasks)
-            run = {
-                "seed": seed,
-                "backend": maml.backend,
-                "train_seconds": round(history.seconds, 3),
-                "losses": [round(loss, 5) for loss in history.losses],
-                "task_accuracies": [round(accuracy, 5) for accuracy in tested.per_task],
-                "accuracy_by_step": [round(value, 5) for value in tested.by_step],
-                "loss_by_step": [round(value, 5) for value in tested.loss_by_step],
-                "overshoot": round(tested.overshoot, 5),
-            }
-            record["algorithms"][name]["runs"].append(run)
-        record["seeds"].append(seed)
-        after_seed(record)
+    with nullcontext() if file is None else only_writer(Path(file)):
+        if file is not None and not overwrite and Path(file).exists():
+            record = _going_on(record, seeds, file)
+        for name, entry in record["algorithms"].items():
+            if "peak_memory_bytes" not in entry:
+                entry["peak_memory_bytes"] = peak_of_training(
+                    settings[name], replace(problem, root=None), tasks_per_batch, device, backend
+                )
+        for seed in seeds:
+            for name in settings:
+                runs = record["algorithms"][name]["runs"]
+                if any(run["seed"] == seed for run in runs):
+                    continue
+                maml = learner(problem.network(seed, device), settings[name], backend=backend)
+                training = problem.tasks("train", tasks_per_batch, seed, device)
+                history = train(maml, training, budgets[name] // tasks_per_batch, progress=progress)
+                if not history.finished:
+                    raise KeyboardInterrupt
+                if progress:
+                    trained = f"{title_of(name)}, seed {seed}: trained in {history.seconds:.1f} s"
+                    tqdm.write(f"{trained}, testing ...", file=sys.stderr)
+                tested = evaluate(maml, test, eval_tasks)
+                run = {
+                    "seed": seed,
+                    "backend": maml.backend,
+                    "train_seconds": round(history.seconds, 3),
+                    "losses": [round(loss, 5) for loss in history.losses],
+                    "task_accuracies": [round(accuracy, 5) for accuracy in tested.per_task],
+                    "accuracy_by_step": [round(value, 5) for value in tested.by_step],
+                    "loss_by_step": [round(value, 5) for value in tested.loss_by_step],
+                    "overshoot": round(tested.overshoot, 5),
+                }
+                runs.append(run)
+                _keep(record, file)
+            if seed not in record["seeds"]:
+                record["seeds"].append(seed)
+                _keep(record, file)
+                after_seed(record)
     return record
+
+
+def _keep(record: dict, file) -> None:
+    """Write the record so far. If that fails, say so and go on: what is measured can still be printed."""
+    if file is not None:
+        try:
+            write_json(record, file)
+        except InputError as error:
+            tqdm.write(f"{error} The comparison goes on without.", file=sys.stderr)
+
+
+def _going_on(new: dict, seeds: list[int], file) -> dict:
+    """The record that is there already, if it is of the comparison that `new` begins.
+
+    Raises:
+        InputError: it is of another one.
+    """
+    there = read_json(file)
+    check_keys(there, {"algorithms": dict, "seeds": list, "hardware": dict, "date": str}, file)
+    kinds = {"seed": int, "train_seconds": (int, float), "overshoot": (int, float)}
+    kinds |= dict.fromkeys(("losses", "task_accuracies", "accuracy_by_step", "loss_by_step"), list)
+    for name, entry in there["algorithms"].items():
+        check_keys({name: entry}, {name: {"settings": dict, "runs": list}}, file)
+        for number, run in enumerate(entry["runs"]):
+            check_keys({"run": run}, {"run": kinds}, file, f"{name}, number {number}: ")
+    named = [{name: Settings.from_record(entry["settings"]) for name, entry in record["algorithms"].items()}
+             for record in (there, new)]  # fmt: skip
+    same = ("problem", "train_tasks", "tasks_per_batch", "eval_tasks", "hardware", "versions")
+    different = [name for name in same if there.get(name) != new[name]]
+    different += [] if list(named[0].items()) == list(named[1].items()) else ["algorithms"]
+    begun = [run["seed"] for entry in there["algorithms"].values() for run in entry["runs"]]
+    different += [] if {*there["seeds"], *begun} <= set(seeds) else ["seeds"]
+    if different:
+        raise InputError(
+            f"{file} holds another comparison (other {' and '.join(different)}): name another file, or begin anew with "
+            "--overwrite."
+        )
+    runs = f"{len(begun)} run{'s' * (len(begun) != 1)} of {there['date'][:10]}"
+    tqdm.write(f"Going on from {file}, which has {runs}; --overwrite begins anew.", file=sys.stderr)
+    return there
 
 
 @dataclass(frozen=True)
@@ -251,8 +310,10 @@ def caption(record: dict) -> str:
     """What was compared, in a sentence or two."""
     problem, seeds = record["problem"], len(record["seeds"])
     unseen = "alphabets" if problem["split"] == "alphabet" else "classes"
+    tested = f", tested on {problem['test_dataset']}" if "test_dataset" in problem else ""
     return (
-        f"{problem['dataset']}, {problem['ways']}-way {problem['shots']}-shot, {problem['queries']} queries per class; "
+        f"{problem['dataset']}{tested}, {problem['ways']}-way {problem['shots']}-shot, "
+        f"{problem['queries']} queries per class; "
         f"{_budget(record)}, {record['eval_tasks']} tasks of unseen {unseen}, {seeds} seed{'s' * (seeds > 1)}; "
         f"± is half a 95% confidence interval; {device_in_words(record)}, {record['date'][:10]}."
     )
@@ -266,18 +327,6 @@ def _budget(record: dict) -> str:
         return f"training tasks in batches of {size}: {each}"
     tasks = next(iter(budgets.values())) if isinstance(budgets, dict) else budgets
     return f"{tasks} training tasks ({tasks // size} batches of {size})"
-
-
-def table(record: dict) -> Table:
-    """The comparison as a table for the terminal."""
-    heading, *body = rows(record)
-    shown = Table(title=caption(record), title_style="", title_justify="left")
-    shown.add_column(heading[0])
-    for title in heading[1:]:
-        shown.add_column(title, justify="right", no_wrap=True)
-    for row in body:
-        shown.add_row(*row)
-    return shown
 
 
 def markdown(record: dict) -> str:

@@ -19,6 +19,8 @@ from .learner import MAML
 from .stats import ci95, worst_decile
 from .tasks import check_batch
 
+LARGEST_NUMBER_OF_TASKS, LARGEST_NUMBER_OF_STEPS = 10**7, 10**4  # beyond these an evaluation would not end
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -106,9 +108,18 @@ def evaluate(
         transductive: whether a task's queries go through the network together, or each with the support set alone.
 
     Raises:
-        InputError: a number is not allowed, a batch does not fit, or there is none.
+        InputError: a number is not allowed, a parameter is not finite, a batch does not fit, or there is none.
     """
     check_number("number_of_tasks", number_of_tasks, at_least=1, integer=True)
+    check_number("number_of_tasks", number_of_tasks, at_most=LARGEST_NUMBER_OF_TASKS, integer=True)
+    if steps is not None:
+        check_number("steps", steps, at_least=0, integer=True)
+        check_number("steps", steps, at_most=LARGEST_NUMBER_OF_STEPS, integer=True)
+    for name, parameter in maml.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(
+                f"The learner: expected finite parameters, got nan or inf in {name.removeprefix('model.')}."
+            )
     device = next(maml.model.parameters()).device
     seen, missing = [], number_of_tasks
     with _left_as_it_was(maml.model):

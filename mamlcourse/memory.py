@@ -52,11 +52,14 @@ def peak_of_training(settings: Settings, problem: Problem, tasks_per_batch: int,
 def _build(order, device):
     """The learner and a batch of noise: memory does not depend on what the images show."""
     problem = Problem(**order["problem"])
-    images = torch.randint(0, 256, (problem.ways, problem.shots + problem.queries, 28, 28), dtype=torch.uint8)
+    shape = (problem.ways, problem.shots + problem.queries, problem.side, problem.side)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
     noise = Characters("noise", images, ("",) * problem.ways, ("",) * problem.ways, frozenset())
     tasks = CharacterTasks(noise, problem.ways, problem.shots, problem.queries, order["tasks_per_batch"], device=device)
     maml = learner(problem.network(0, device), Settings.from_record(order["settings"]), backend=order["backend"])
-    return maml, tasks.batch(0)
+    batch = tasks.batch(0)
+    in_colour = (x.repeat(1, 1, problem.channels, 1, 1) for x in (batch.support_x, batch.query_x))
+    return maml, batch._replace(**dict(zip(("support_x", "query_x"), in_colour)))
 
 
 def _train(maml, batch):

@@ -13,9 +13,11 @@ from .errors import InputError, check_choice
 from .learner import MAML, learner
 from .meta_params import with_current_names
 from .problems import Problem
-from .records import write_whole
+from .records import check_keys, check_zip, write_whole
 from .settings import Settings
+from .training import load_parameters
 
+LARGEST_ARRAY = 1 << 30  # bytes; no network of this course comes near
 FOLDER = Path(__file__).parent / "data" / "pretrained"
 
 
@@ -44,20 +46,36 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu", backend: 
     """The meta-learner of a weights file, and its description.
 
     Raises:
-        InputError: the file is not there or holds no weights.
+        InputError: the file is not there, holds no weights, or weights that do not fit its description.
     """
     try:
+        check_zip(path, path, LARGEST_ARRAY)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "description"}
             description = json.loads(str(file["description"]))
     except FileNotFoundError as error:
         raise InputError(f"There is no weights file {path}.") from error
+    except InputError:
+        raise
     except Exception as error:  # a damaged file fails in many ways, none of which says so
         raise InputError(f"{path} is not a readable weights file ({type(error).__name__}).") from error
-    network = Problem.from_record(description["problem"]).network(0, device)
-    maml = learner(network, Settings.from_record(description["settings"]), backend=backend)
-    maml.load_state_dict(with_current_names(arrays))
+    check_keys(description, {"problem": dict, "settings": dict}, path)
+    problem, settings = described(description["problem"], description["settings"], path)
+    maml = learner(problem.network(0, device), settings, backend=backend)
+    load_parameters(maml, {"maml": with_current_names(arrays)}, path)
     return maml, description
+
+
+def described(problem: dict, settings: dict, path, *where) -> tuple[Problem, Settings]:
+    """The problem and the settings that a file describes; `where` are the folders that `Problem.from_record` takes.
+
+    Raises:
+        InputError: this version of the package does not know them.
+    """
+    try:
+        return Problem.from_record(problem, *where), Settings.from_record(settings)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} is of another version of mamlcourse: {str(error).rstrip('.')}.") from None
 
 
 def load_pretrained(algorithm: str, setting: str = "glyphs-5w1s", device: str | torch.device = "cpu") -> MAML:

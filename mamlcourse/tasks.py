@@ -1,20 +1,26 @@
-"""Families of tasks: few-shot character classification, and the sinusoids of Finn et al. 2017, section 5.1.
+"""Families of tasks: few-shot classification of characters and of anybody's images, regression of any function, and
+the sinusoids of Finn et al. 2017, section 5.1.
 
 A family is an endless, reproducible sequence of meta-batches. Batch i is a function of (seed, i) alone, computed
 with tensor arithmetic from a hash: the same on every device, reachable out of order, so that a run resumes in the
 middle, and with no generator whose state could get lost. The whole data set lives on the device and episodes are
-gathered there by index; no data loader, nothing copied per step.
+gathered there by index; no data loader, nothing copied per step. Images that are too many for that are read as a batch
+needs them.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .data.characters import Characters
+from .data.images import as_images
 from .errors import InputError, check_number
 
 LARGEST_SEED = 2**63 - 1  # seeds are hashed as int64
@@ -111,7 +117,8 @@ class CharacterTasks:
     Batches hold float32 images (T, N x shots, 1, 28, 28) with ink = 1.
 
     Raises:
-        InputError: a number is not positive, or the data has too few classes or examples.
+        InputError: a number is not positive, the data has too few classes or examples, or images that are no squares
+            were to be rotated.
     """
 
     def __init__(
@@ -125,10 +132,7 @@ class CharacterTasks:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        numbers = {"ways": ways, "shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}
-        for name, number in numbers.items():
-            check_number(name, number, at_least=1, integer=True)
-        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
+        _check_episodes(ways, shots, queries, tasks_per_batch, seed)
         if not isinstance(characters, Characters):
             kind = type(characters).__name__
             raise InputError(f"characters: expected Characters, such as one part of a split, got a {kind}.")
@@ -140,6 +144,8 @@ class CharacterTasks:
                 f"shots + queries: expected at most {drawings}, the examples of each class of {characters.name}, got "
                 f"{shots} + {queries} = {shots + queries}."
             )
+        if rotations and height != width:
+            raise InputError(f"rotations: expected square images, got {height} x {width} pixels.")
         self.characters, self.ways, self.shots, self.queries = characters, ways, shots, queries
         self.tasks_per_batch, self.rotations, self.seed = tasks_per_batch, rotations, seed
         self.device = torch.device(device)
@@ -181,7 +187,170 @@ class CharacterTasks:
             index += 1
 
 
-class SinusoidTasks:
+class ImageTasks:
+    """Episodes of N-way K-shot classification of anybody's images, sampled as those of `CharacterTasks`.
+
+    Classes may have different numbers of images: from each of a task's `ways` different classes, `shots` + `queries`
+    different images are sampled. Classes with fewer are left out, with a warning. Examples are sorted by label.
+
+    Args:
+        dataset: a folder that holds a folder of images for each class, or any dataset of (image, label), as
+            torchvision's: see `data.images.LabelledImages`, which is taken too.
+        ways: N, classes per task.
+        shots: K, support examples per class.
+        queries: query examples per class.
+        tasks_per_batch: T.
+        classes: the names or labels of the classes to sample from, such as one part of `split_classes`; default all.
+        resize: side, or (height, width), that images are resized to; default none, and then all must have one size.
+        channels: 1 (grey) or 3 (RGB), to which images are converted; default none, and then all must have as many.
+        normalize: (mean, std), of each channel or of all, in units of 0 to 1; default none.
+        keep_bytes: the images are kept on the device, as bytes, if they take at most so many; otherwise those of a
+            batch are read when it is made. The episodes are the same.
+        seed: same seed, same episodes, on every device.
+        device: where the batches are made.
+
+    Batches hold float32 images (T, N x examples, channels, height, width), from 0 to 1 before `normalize`.
+
+    Raises:
+        InputError: a number is not allowed, there are too few classes with enough images, or the dataset is not as
+            `LabelledImages` takes it.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        tasks_per_batch: int = 4,
+        *,
+        classes=None,
+        resize: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        normalize: tuple | None = None,
+        keep_bytes: int = 2**30,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):
+        _check_episodes(ways, shots, queries, tasks_per_batch, seed)
+        check_number("keep_bytes", keep_bytes, at_least=0, integer=True)
+        images = as_images(dataset, resize, channels)
+        chosen = images.with_enough(images.numbers_of(classes), shots + queries)
+        if ways > len(chosen):
+            raise InputError(
+                f"ways: expected at most {len(chosen)}, the classes of {images.name} with at least {shots} + {queries} "
+                f"images (shots + queries), got {ways}."
+            )
+        self.images, self.ways, self.shots, self.queries = images, ways, shots, queries
+        self.tasks_per_batch, self.seed, self.device = tasks_per_batch, seed, torch.device(device)
+        self.classes = tuple(images.classes[number] for number in chosen)
+        self._moments = None if normalize is None else _moments(normalize, images.shape[0], self.device)
+        self._numbers = torch.cat([images.members[number] for number in chosen])  # class by class
+        sizes = torch.tensor([len(images.members[number]) for number in chosen])
+        self._sizes, self._first = sizes.to(self.device), (sizes.cumsum(0) - sizes).to(self.device)
+        self._places = torch.arange(int(sizes.max()), device=self.device)
+        self.kept = len(self._numbers) * math.prod(images.shape) <= keep_bytes
+        self._pixels = images.keep(self._numbers, self.device) if self.kept else None
+        labels = torch.arange(ways, device=self.device)
+        self._support_y = labels.repeat_interleave(shots).repeat(tasks_per_batch, 1)
+        self._query_y = labels.repeat_interleave(queries).repeat(tasks_per_batch, 1)
+
+    def sample(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        """What batch `index` is made of: classes (T, ways), as places in `classes`, and examples of each (T, ways,
+        shots + queries), of which the first `shots` are the support set."""
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        classes = _random_ints(key, 0, len(self.classes)).topk(self.ways).indices
+        order = _random_ints(key, 1, self.ways * len(self._places))
+        order = order.reshape(self.tasks_per_batch, self.ways, -1)
+        beyond = self._places >= self._sizes[classes][..., None]  # a class ends before the largest one does
+        examples = order.masked_fill(beyond, -LARGEST_SEED - 1).topk(self.shots + self.queries).indices
+        return classes, examples
+
+    def batch(self, index: int | Tensor) -> TaskBatch:
+        """Batch number `index` of this seed's sequence (an integer, or a tensor holding one on the device)."""
+        classes, examples = self.sample(index)
+        places = self._first[classes][..., None] + examples  # (T, ways, examples), in the order of `_numbers`
+        if self.kept:
+            images = self._pixels[places]
+        else:
+            found = self.images.read(self._numbers[places.flatten().cpu()])
+            images = found.to(self.device).unflatten(0, places.shape)
+        images = images.float() / 255
+        if self._moments is not None:
+            mean, std = self._moments
+            images = (images - mean) / std
+        return TaskBatch(
+            images[:, :, : self.shots].flatten(1, 2), self._support_y,
+            images[:, :, self.shots :].flatten(1, 2), self._query_y,
+        )  # fmt: skip
+
+    __iter__ = CharacterTasks.__iter__
+
+
+class FunctionTasks:
+    """Regression of a function of x whose parameters differ from task to task:
+
+        FunctionTasks(lambda x, a, b: a * x + b, a=(0, 1), b=(-1, 1))
+
+    Args:
+        function: takes x (T, points, 1) and, by name, each parameter (T, 1, 1); returns the targets
+            (T, points, ...), float.
+        **ranges: (low, high) of each parameter, from which it is sampled uniformly for each task.
+        x: (low, high) of the inputs, sampled uniformly too.
+        noise: standard deviation of normal noise added to all targets.
+        shots, queries: points per task in the support and the query set.
+        tasks_per_batch: T.
+        seed: same seed, same tasks, on every device.
+        device: where batches are made.
+
+    Batches hold float32 (T, points, 1) inputs and what the function makes of them.
+
+    Raises:
+        InputError: a number or a range is not allowed, there is no parameter, or the function does not fit.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], *, x: tuple[float, float] = (-5, 5), noise: float = 0, shots: int = 10,
+        queries: int = 10, tasks_per_batch: int = 25, seed: int = 0, device: str | torch.device = "cpu",
+        **ranges: tuple[float, float],
+    ):  # fmt: skip
+        for name, number in {"shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}.items():
+            check_number(name, number, at_least=1, integer=True)
+        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
+        check_number("noise", noise, at_least=0)
+        _check_takes(function, list(ranges))
+        self.function, self.x, self.noise = function, _limits("x", x), float(noise)
+        self.ranges = {name: _limits(name, limits) for name, limits in ranges.items()}
+        self.shots, self.queries, self.tasks_per_batch, self.seed = shots, queries, tasks_per_batch, seed
+        self.device = torch.device(device)
+
+    def parameters(self, index: int | Tensor) -> dict[str, Tensor]:
+        """The parameters of the tasks in batch `index` by name, each (T, 1, 1)."""
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        shares = _uniform(_random_ints(key, 0, len(self.ranges)))[..., None, None].unbind(1)
+        return {name: _between(limits, share) for (name, limits), share in zip(self.ranges.items(), shares)}
+
+    def batch(self, index: int | Tensor) -> TaskBatch:
+        """Batch number `index` of this seed's sequence."""
+        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
+        x = _between(self.x, _uniform(_random_ints(key, 1, self.shots + self.queries))[..., None])
+        with torch.no_grad():
+            y = self.function(x, **self.parameters(index))
+        if not isinstance(y, Tensor) or y.shape[:2] != x.shape[:2] or y.ndim < 3 or not y.is_floating_point():
+            found = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise InputError(
+                f"The function's result: expected floats of a shape that begins with {tuple(x.shape[:2])} (tasks, "
+                f"points) and goes on, got {found}."
+            )
+        if self.noise:
+            y = y + self.noise * _normal(key, 2, y[0].numel()).view_as(y)
+        cut = self.shots
+        return TaskBatch(x[:, :cut], y[:, :cut], x[:, cut:], y[:, cut:])
+
+    __iter__ = CharacterTasks.__iter__
+
+
+class SinusoidTasks(FunctionTasks):
     """Regression of y = a sin(x - φ): amplitude a in [0.1, 5], phase φ in [0, π], x in [-5, 5], all uniform
     (Finn et al. 2017, section 5.1).
 
@@ -201,28 +370,60 @@ class SinusoidTasks:
         self, shots: int = 10, queries: int = 10, tasks_per_batch: int = 25, seed: int = 0,
         device: str | torch.device = "cpu",
     ):  # fmt: skip
-        for name, number in {"shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}.items():
-            check_number(name, number, at_least=1, integer=True)
-        check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
-        self.shots, self.queries, self.tasks_per_batch, self.seed = shots, queries, tasks_per_batch, seed
-        self.device = torch.device(device)
+        super().__init__(
+            _sinusoid, amplitude=(0.1, 5), phase=(0, math.pi), shots=shots, queries=queries,
+            tasks_per_batch=tasks_per_batch, seed=seed, device=device,
+        )  # fmt: skip
 
     def waves(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """Amplitudes and phases (radians) of the tasks in batch `index`, each (T, 1, 1)."""
-        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
-        amplitude, phase = _uniform(_random_ints(key, 0, 2))[..., None, None].unbind(1)
-        return 0.1 + 4.9 * amplitude, math.pi * phase
+        return tuple(self.parameters(index).values())
 
-    def batch(self, index: int | Tensor) -> TaskBatch:
-        """Batch number `index` of this seed's sequence."""
-        amplitude, phase = self.waves(index)
-        key = _task_keys(self.seed, index, self.tasks_per_batch, self.device)
-        x = 10 * _uniform(_random_ints(key, 1, self.shots + self.queries))[..., None] - 5
-        y = amplitude * torch.sin(x - phase)
-        cut = self.shots
-        return TaskBatch(x[:, :cut], y[:, :cut], x[:, cut:], y[:, cut:])
 
-    __iter__ = CharacterTasks.__iter__
+def _sinusoid(x: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
+    return amplitude * torch.sin(x - phase)
+
+
+def _limits(name: str, limits) -> tuple[float, float]:
+    pair = isinstance(limits, (tuple, list)) and len(limits) == 2
+    numbers = pair and all(isinstance(limit, Real) and math.isfinite(limit) for limit in limits)
+    if not numbers or limits[0] > limits[1]:
+        raise InputError(f"{name}: expected a range (low, high) of two numbers with low <= high, got {limits!r}.")
+    return float(limits[0]), float(limits[1])
+
+
+def _check_takes(function, parameters: list[str]) -> None:
+    """Refuse what cannot be called with x and these parameters."""
+    if not callable(function):
+        raise InputError(f"The function: expected a function of x and its parameters, got {function!r}.")
+    if not parameters:
+        raise InputError("The function: expected at least one parameter with its range, such as a=(0, 1), got none.")
+    try:
+        inspect.signature(function).bind(None, **dict.fromkeys(parameters))
+    except TypeError as error:
+        raise InputError(f"The function: expected to take x, {', '.join(parameters)}, but got: {error}.") from None
+    except ValueError:
+        pass  # a built-in function need not tell what it takes
+
+
+def _check_episodes(ways, shots, queries, tasks_per_batch, seed) -> None:
+    numbers = {"ways": ways, "shots": shots, "queries": queries, "tasks_per_batch": tasks_per_batch}
+    for name, number in numbers.items():
+        check_number(name, number, at_least=1, integer=True)
+    check_number("seed", seed, at_least=0, at_most=LARGEST_SEED, integer=True)
+
+
+def _moments(normalize, channels: int, device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each (channels, 1, 1)."""
+    try:
+        mean, std = (torch.as_tensor(part, dtype=torch.float32, device=device).flatten() for part in normalize)
+        if mean.isfinite().all() and (std > 0).all() and {len(mean), len(std)} <= {1, channels}:
+            return mean[:, None, None], std[:, None, None]
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(
+        f"normalize: expected (mean, std), each a number or {channels}, the channels, std above 0, got {normalize!r}."
+    )
 
 
 # Random numbers as a hash of where they are used: splitmix64 (Steele, Lea and Flood 2014), in wrapping int64.
@@ -260,3 +461,14 @@ def _random_ints(key: Tensor, stream: int, count: int) -> Tensor:
 def _uniform(x: Tensor) -> Tensor:
     """Random int64 to float32 in [0, 1)."""
     return _shift(x, 40).float() / (1 << 24)
+
+
+def _between(limits: tuple[float, float], share: Tensor) -> Tensor:
+    low, high = limits
+    return low + (high - low) * share
+
+
+def _normal(key: Tensor, stream: int, count: int) -> Tensor:
+    """(T, count) standard normal float32 (Box and Muller 1958), from two streams."""
+    radius, turn = (_uniform(_random_ints(key, stream + i, count)) for i in range(2))
+    return (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * turn).cos()

@@ -11,7 +11,7 @@ from conftest import refusal
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mamlcourse import Characters, CharacterTasks, SinusoidTasks, load_characters
+from mamlcourse import MAML, Characters, CharacterTasks, FunctionTasks, SinusoidTasks, load_characters, train
 from mamlcourse.data.characters import FINN_COUNTS
 from mamlcourse.errors import check_choice, check_number
 from mamlcourse.tasks import check_batch
@@ -132,7 +132,7 @@ def test_a_split_with_an_empty_part_is_refused(noise):
 
 @pytest.mark.parametrize("name", ["omniglott", "Glyphs", "", None, 3])
 def test_unknown_data_set_is_refused(name):
-    assert "Allowed: glyphs, omniglot." in refusal(load_characters, name)
+    assert "Allowed: glyphs, icons, omniglot." in refusal(load_characters, name)
 
 
 @pytest.mark.skipif(not os.environ.get("MAMLCOURSE_DATA"), reason="set MAMLCOURSE_DATA to a folder with Omniglot")
@@ -243,6 +243,9 @@ def same(one, other):
 FAMILIES = {
     "characters": lambda seed=0, tasks=4: CharacterTasks(numbered(), 5, 1, 3, tasks, rotations=True, seed=seed),
     "sinusoids": lambda seed=0, tasks=4: SinusoidTasks(tasks_per_batch=tasks, seed=seed),
+    "functions": lambda seed=0, tasks=4: FunctionTasks(
+        lambda x, a, b: a * x + b, a=(0, 1), b=(-1, 1), noise=0.1, tasks_per_batch=tasks, seed=seed
+    ),
 }
 
 
@@ -450,6 +453,125 @@ def test_sinusoids_are_uniform(over):
         for other in range(one):
             assert_uniform(count(cells[one] * 10 + cells[other], 100))  # independent of each other
         assert_uniform(count(cells[one][1:] * 10 + cells[one][:-1], 100))  # and of the neighbour's
+
+
+def test_sinusoids_keep_their_numbers():
+    """Hashes and float32 arithmetic, exact on every machine; published results rest on them."""
+    tasks = SinusoidTasks(shots=2, queries=1, tasks_per_batch=2, seed=7)
+    amplitude, phase = tasks.waves(5)
+    assert amplitude.flatten().tolist() == [2.448733329772949, 1.3985075950622559]
+    assert phase.flatten().tolist() == [0.8317688703536987, 2.2101733684539795]
+    inputs = [-4.626545429229736, -3.5876882076263428, 0.6687259674072266, 1.6537666320800781]
+    assert tasks.batch(5).support_x.flatten().tolist() == inputs
+
+
+# Functions of one's own.
+
+
+def line_tasks(**options):
+    return FunctionTasks(lambda x, a, b: a * x + b, **{"a": (0, 1), "b": (-1, 1), **options})
+
+
+def test_functions_equal_sinusoids_where_they_say_the_same():
+    ours = SinusoidTasks(shots=3, queries=4, tasks_per_batch=5, seed=6)
+    same_waves = FunctionTasks(
+        lambda x, a, phi: a * torch.sin(x - phi), a=(0.1, 5), phi=(0, math.pi), shots=3, queries=4, tasks_per_batch=5,
+        seed=6,
+    )  # fmt: skip
+    for index in (0, 3, 10**9):
+        assert same(same_waves.batch(index), ours.batch(index))
+
+
+def test_functions_have_the_given_formula_and_ranges():
+    tasks = line_tasks(x=(2, 3), shots=7, queries=9, tasks_per_batch=500, seed=1)
+    batch, (a, b) = tasks.batch(3), tasks.parameters(3).values()
+    assert batch.support_x.shape == batch.support_y.shape == (500, 7, 1)
+    assert batch.query_x.shape == batch.query_y.shape == (500, 9, 1)
+    assert {part.dtype for part in batch} == {torch.float32}
+    assert list(tasks.parameters(3)) == ["a", "b"] and a.shape == b.shape == (500, 1, 1)
+    for x, y in ((batch.support_x, batch.support_y), (batch.query_x, batch.query_y)):
+        assert torch.equal(y, a * x + b)
+        assert 2 <= x.min() < 2.01 and 2.99 < x.max() <= 3
+    assert 0 <= a.min() < 0.02 and 0.98 < a.max() <= 1
+    assert -1 <= b.min() < -0.98 and 0.98 < b.max() <= 1
+    assert_uniform(count((a * 10).long().clamp(0, 9), 10))
+    assert_uniform(count((a * 4).long().clamp(0, 3) * 4 + (2 * b + 2).long().clamp(0, 3), 16))  # independent
+    assert (line_tasks(a=(2, 2)).parameters(0)["a"] == 2).all()
+
+
+def test_noise_is_normal_and_leaves_the_rest_alone():
+    plain, noisy = (line_tasks(noise=noise, shots=50, queries=50, tasks_per_batch=100) for noise in (0, 0.3))
+    one, other = plain.batch(2), noisy.batch(2)
+    assert torch.equal(one.support_x, other.support_x) and torch.equal(one.query_x, other.query_x)
+    noise = torch.cat([other.support_y - one.support_y, other.query_y - one.query_y], dim=1).flatten() / 0.3
+    assert abs(noise.mean()) < 0.05 and noise.std() == pytest.approx(1, abs=0.03)
+    for bound, share in ((0.6745, 0.5), (1.96, 0.05), (2.576, 0.01)):
+        assert (noise.abs() > bound).float().mean() == pytest.approx(share, abs=5 * math.sqrt(share / len(noise)))
+    assert abs(torch.corrcoef(torch.stack([noise[1:], noise[:-1]]))[0, 1]) < 0.05
+
+
+def test_a_function_may_have_several_outputs_and_be_a_network():
+    tasks = FunctionTasks(lambda x, a: torch.cat([a * x, x**2], dim=-1), a=(0, 1), noise=0.1)
+    assert tasks.batch(0).query_y.shape == (25, 10, 2)
+    layer = torch.nn.Linear(1, 3)
+    batch = FunctionTasks(lambda x, a: a * layer(x), a=(0, 1)).batch(0)
+    assert batch.query_y.shape == (25, 10, 3) and not batch.query_y.requires_grad
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(a=(1, 0)), "a: expected a range (low, high) of two numbers with low <= high, got (1, 0)."),
+        (dict(a=3), "a: expected a range (low, high) of two numbers with low <= high, got 3."),
+        (dict(b=(0, math.inf)), "b: expected a range"),
+        (dict(b=(0, "1")), "b: expected a range"),
+        (dict(x=(0, 1, 2)), "x: expected a range"),
+        (dict(c=(0, 1)), "The function: expected to take x, a, b, c, but got: "),
+        (dict(noise=-1), "noise: expected a finite number at least 0, got -1."),
+        (dict(shots=0), "shots: expected an integer at least 1, got 0."),
+        (dict(queries=2.5), "queries: expected an integer"),
+        (dict(tasks_per_batch=0), "tasks_per_batch: expected an integer"),
+        (dict(seed=-1), "seed: expected an integer"),
+    ],
+)
+def test_bad_functions_and_ranges_get_one_clear_sentence(options, message):
+    assert message in refusal(line_tasks, **options)
+
+
+def test_what_is_no_function_of_x_gets_one_clear_sentence():
+    assert refusal(FunctionTasks, 3, a=(0, 1)) == "The function: expected a function of x and its parameters, got 3."
+    assert "expected at least one parameter" in refusal(FunctionTasks, lambda x: x)
+    assert "expected to take x, b, but got: " in refusal(FunctionTasks, lambda x, a: a * x, b=(0, 1))
+    for function, found in (
+        (lambda x, a: a, "torch.float32 (25, 1, 1)"),
+        (lambda x, a: (a * x)[..., 0], "torch.float32 (25, 20)"),
+        (lambda x, a: (a * x).long(), "torch.int64 (25, 20, 1)"),
+        (lambda x, a: 3.0, "a float"),
+    ):
+        said = refusal(FunctionTasks(function, a=(0, 1)).batch, 0)
+        assert "that begins with (25, 20) (tasks, points) and goes on" in said and said.endswith(f"got {found}.")
+
+
+# Batches of one's own need no class.
+
+
+def token_tasks(seed=0):
+    """Does the task's token occur in the sequence? Integer inputs, for an embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        x = torch.randint(10, (4, 20, 6), generator=generator)
+        y = (x == torch.randint(10, (4, 1, 1), generator=generator)).any(-1).long()
+        yield x[:, :10], y[:, :10], x[:, 10:], y[:, 10:]
+
+
+def test_integer_inputs_train_an_embedding():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Flatten(), torch.nn.Linear(24, 2))
+    before = model[0].weight.detach().clone()
+    maml = MAML(model, "maml", inner_lr=0.1)
+    history = train(maml, token_tasks(), 30, progress=False)
+    assert history.finished and sum(history.losses[-10:]) < sum(history.losses[:10])
+    assert not torch.equal(maml.meta_params().params["0.weight"], before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mamlcourse.data.glyphs import GREY_LEVELS, PACKED_FILE, SIDE, TEST_ALPHABETS, fingerprint
+from mamlcourse.data.glyphs import PACKED_FILE, TEST_ALPHABETS
+from mamlcourse.data.packed import GREY_LEVELS, SIDE, fingerprint
 from mamlcourse.errors import check_number
 
 WRITERS = 20
@@ -298,12 +299,14 @@ def _writers() -> tuple[Hands, torch.Tensor]:
     return hands, 0.6 + 0.5 * torch.rand(WRITERS, generator=generator)
 
 
-def _draw_letter(line: torch.Tensor, writers: tuple[Hands, torch.Tensor], seed: int) -> torch.Tensor:
+def _draw_letter(
+    line: torch.Tensor, writers: tuple[Hands, torch.Tensor], seed: int, middle_half_size: float = MIDDLE_HALF_SIZE
+) -> torch.Tensor:
     """One letter by all writers: uint8 (20, 28, 28). `seed` makes the fresh changes of this letter's drawings."""
     hands, pens = writers
     fresh = _random_hands(WRITERS, torch.Generator().manual_seed(seed), strength=FRESH)
     points = _move(_move(line.expand(WRITERS, -1, -1), hands), fresh)
-    half_size = MIDDLE_HALF_SIZE + hands.half_size + fresh.half_size
+    half_size = middle_half_size + hands.half_size + fresh.half_size
     points = _place(points, half_size, hands.offset + fresh.offset, margin=pens + BORDER)
     ink = _ink(points, _pen_tip(pens))
     levels = (ink * (GREY_LEVELS - 1)).round().to(torch.uint8)
@@ -355,7 +358,7 @@ def _ink(points: torch.Tensor, pen_tip: torch.Tensor) -> torch.Tensor:
 
 
 def pack(path: str | Path, images: torch.Tensor, alphabets: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Write images, as `draw` returns them, to a file that `glyphs.load` reads; the same images give the same bytes."""
+    """Write images, as `draw` returns them, to a file that `packed.load` reads; the same images give the same bytes."""
     levels = images.numpy() // (255 // (GREY_LEVELS - 1))
     with open(path, "wb") as file:
         np.savez_compressed(

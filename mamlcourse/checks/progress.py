@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..records import write_whole
+from ..errors import InputError
+from ..records import expanded, only_writer, write_whole
 
 FORMAT = 1
+PATIENCE = 10  # seconds to wait for another notebook that is noting its own
 UNDER_TEST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # set by pytest, also for the kernels that it starts
 
 
@@ -46,7 +48,7 @@ def location() -> Path | None:
     """
     given = os.environ.get("MAMLCOURSE_PROGRESS")
     if given:
-        return None if given.lower() == "off" else Path(given).expanduser()
+        return None if given.lower() == "off" else expanded(given)
     if any(variable in os.environ for variable in UNDER_TEST):
         return None
     from platformdirs import user_data_path
@@ -83,11 +85,8 @@ def load() -> dict[str, str]:
 
 def record(check: str) -> str:
     """Note that a check was passed, and say how far the student is."""
-    passed, path = load(), location()
-    if check not in passed:
-        passed[check] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        if path is not None:
-            _write(path, passed)
+    path = location()
+    passed = {} if path is None else _noted(path, check)
     exercise = next(exercise for exercise in EXERCISES if check in exercise.checks)
     number, parts = exercise.name[:2], sum(part in passed for part in exercise.checks)
     done = f"exercise {number} is done" if parts == len(exercise.checks) else (
@@ -112,6 +111,21 @@ def rows() -> list[list[str]]:
         title = f"{exercise.name[:2]} {exercise.title}"
         lines.append([title, exercise.difficulty, str(exercise.minutes), parts, when[-1] if when else ""])
     return lines
+
+
+def _noted(path: Path, check: str) -> dict[str, str]:
+    """Add a check to the file, unless it is there, and return all that is in it now."""
+    try:
+        # Several notebooks may note at once: each adds to what the others have written.
+        with only_writer(path, wait=PATIENCE):
+            passed = load()
+            if check not in passed:
+                passed[check] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+                _write(path, passed)
+            return passed
+    except InputError as error:
+        print(f"The progress is not kept: {error}")
+    return load() | {check: ""}
 
 
 def _write(path: Path, passed: dict[str, str]) -> None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 
 from ..errors import InputError, check_choice, check_number
-from . import glyphs, omniglot
+from . import glyphs, icons, omniglot
 
-DATASETS = ("glyphs", "omniglot")
+BUILT_IN = {"glyphs": glyphs, "icons": icons}
+DATASETS = (*BUILT_IN, "omniglot")
 FINN_COUNTS = (1100, 100, 423)
 
 
@@ -28,11 +29,14 @@ class Characters:
     """Images of many characters, each drawn by several writers.
 
     Attributes:
-        name: "glyphs" or "omniglot", plus the part of a split.
+        name: "glyphs", "icons" or "omniglot", plus the part of a split.
         images: uint8 tensor (classes, examples, 28, 28); 255 is full ink, 0 is paper.
-        alphabets: the alphabet (script) of each class.
+        alphabets: the alphabet (script) of each class, or an icon's category.
         names: a name for each class that is unique within its alphabet.
         test_alphabets: the alphabets that the data's official protocol keeps for testing.
+
+    Raises:
+        InputError: the images are not as above, or their classes are more or fewer than the alphabets or names.
     """
 
     name: str
@@ -40,6 +44,27 @@ class Characters:
     alphabets: tuple[str, ...]
     names: tuple[str, ...]
     test_alphabets: frozenset[str]
+
+    def __post_init__(self):
+        images = self.images
+        if not isinstance(images, torch.Tensor):
+            kind = type(images).__name__
+            raise InputError(f"images: expected a tensor (torch.from_numpy makes one of an array), got a {kind}.")
+        if images.ndim != 4 or images.shape[-1] in (3, 4):
+            raise InputError(
+                "images: expected shape (classes, examples, height, width), as characters are grey (ImageTasks takes "
+                f"RGB), got {tuple(images.shape)}."
+            )
+        if images.dtype != torch.uint8:
+            values = f" from {images.min():.3g} to {images.max():.3g}" if images.numel() else ""
+            kind = str(images.dtype).removeprefix("torch.")
+            raise InputError(f"images: expected dtype uint8 with 255 for full ink, got {kind}{values}.")
+        if images.numel() and images.max() == 1:
+            raise InputError("images: expected 255 for full ink, got at most 1, as after a division by 255.")
+        for name in ("alphabets", "names"):
+            count = len(getattr(self, name))
+            if count != len(images):
+                raise InputError(f"{name}: expected {len(images)}, one for each class of the images, got {count}.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -124,8 +149,9 @@ def load_characters(name: str = "glyphs", root: str | Path | None = None, downlo
     """Load a set of characters by name.
 
     Args:
-        name: "glyphs" (built in: letters of the world's scripts drawn by 20 synthetic hands; no network needed) or
-            "omniglot" (Lake et al. 2015: 964 background + 659 evaluation classes by 20 people).
+        name: "glyphs" (built in: letters of the world's scripts drawn by 20 synthetic hands; no network needed),
+            "icons" (built in: another domain, icons of things by the same hands) or "omniglot" (Lake et al. 2015: 964
+            background + 659 evaluation classes by 20 people).
         root: for "omniglot", the folder with its zips or unpacked tree; default `$MAMLCOURSE_DATA`, else the user's
             cache folder.
         download: for "omniglot", whether it may be fetched when it is found nowhere.
@@ -134,6 +160,6 @@ def load_characters(name: str = "glyphs", root: str | Path | None = None, downlo
         InputError: the name is unknown, or the data is absent, truncated or altered.
     """
     check_choice("The data set", name, DATASETS)
-    if name == "glyphs":
-        return Characters("glyphs", *glyphs.load())
+    if name in BUILT_IN:
+        return Characters(name, *BUILT_IN[name].load())
     return Characters("omniglot", *omniglot.load(root, download=download))

@@ -6,17 +6,13 @@ of 28 x 28 pixels. The package carries the finished sheets; `tools/draw_glyphs.p
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..errors import InputError
+from . import packed
 
 PACKED_FILE = Path(__file__).parent / "glyphs.npz"
-SIDE = 28  # pixels along each side of an image, as in all work on Omniglot
-GREY_LEVELS = 16  # 4 bits a pixel: two pixels share a byte in the packed file
 
 # Kept for testing: eight whole scripts, so that nothing in a test is written in a script that was trained on.
 TEST_ALPHABETS = frozenset({"Armenian", "Georgian", "Hebrew", "Arabic", "N'Ko", "Lao", "Tifinagh", "Old Italic"})
@@ -34,28 +30,4 @@ def load(path: str | Path = PACKED_FILE) -> tuple[torch.Tensor, tuple[str, ...],
     Raises:
         InputError: the file is missing, cannot be read, or does not hold what was packed.
     """
-    try:
-        with np.load(path) as packed:
-            images = _unpack(packed["pixels"])
-            alphabets, names = tuple(packed["alphabets"].tolist()), tuple(packed["names"].tolist())
-            expected = str(packed["sha256"])
-    except FileNotFoundError:
-        raise InputError(f"The built-in letters are missing: there is no file {path}.") from None
-    except Exception:  # a damaged archive can fail in a dozen ways, with errors of zipfile, zlib, tokenize and others
-        raise InputError(f"The built-in letters cannot be read: {path} is damaged; reinstall mamlcourse.") from None
-    if fingerprint(images, alphabets, names) != expected:
-        raise InputError(f"The built-in letters were altered: {path} fails its checksum; reinstall mamlcourse.")
-    return images, alphabets, names, TEST_ALPHABETS
-
-
-def _unpack(pixels: np.ndarray) -> torch.Tensor:
-    """(..., 14) bytes of two pixels each to uint8 (..., 28)."""
-    levels = np.stack([pixels >> 4, pixels & 15], axis=-1).reshape(*pixels.shape[:-1], SIDE)
-    return torch.from_numpy(levels * np.uint8(255 // (GREY_LEVELS - 1)))
-
-
-def fingerprint(images: torch.Tensor, alphabets: tuple[str, ...], names: tuple[str, ...]) -> str:
-    """SHA-256 of the image bytes followed by the labels."""
-    digest = hashlib.sha256(images.numpy().tobytes())
-    digest.update("\n".join(alphabets + names).encode())
-    return digest.hexdigest()
+    return *packed.load(path, "letters"), TEST_ALPHABETS

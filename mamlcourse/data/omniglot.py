@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..records import write_whole
+from ..records import check_zip, expanded, write_whole
 
 SPLITS = ("images_background", "images_evaluation")
 EXPECTED = {"images_background": 964, "images_evaluation": 659, "drawings": 20}  # characters, and drawings of each
@@ -46,6 +46,8 @@ ORIGINAL_SIZE, SIZE = 105, 28  # pixels on a side
 PREPARED = "omniglot-28.npz"
 VERSION = 1  # of the prepared file: raise it whenever what is stored, or how images are resized, changes
 HOMEPAGE = "https://github.com/brendenlake/omniglot"
+LARGEST_IMAGE = 1 << 20  # bytes of a file; the real ones take 300
+LARGEST_PREPARED = 1 << 27  # bytes of an array; the images take 25 million
 DOWNLOAD_TIMEOUT = 30  # seconds without any answer
 
 
@@ -145,9 +147,9 @@ def cache_folder() -> Path:
 
 def _data_folder(root: str | Path | None) -> tuple[Path, str]:
     if root is not None:
-        return Path(root).expanduser(), "root"
+        return expanded(root), "root"
     if os.environ.get("MAMLCOURSE_DATA"):
-        return Path(os.environ["MAMLCOURSE_DATA"]).expanduser(), "$MAMLCOURSE_DATA"
+        return expanded(os.environ["MAMLCOURSE_DATA"]), "$MAMLCOURSE_DATA"
     return cache_folder(), "the user's cache folder"
 
 
@@ -220,8 +222,9 @@ def _opened(path: Path):
     if path.is_dir():
         files = (Path(place, name) for place, _, names in os.walk(path) for name in names)
         names = [file.relative_to(path.parent).as_posix() for file in files]
-        yield names, lambda name: (path.parent / name).read_bytes()
+        yield names, lambda name: _read_ordinary(path.parent / name)
         return
+    check_zip(path, path, LARGEST_IMAGE)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             # The original name, because on Windows zipfile turns backslashes into slashes.
@@ -230,6 +233,16 @@ def _opened(path: Path):
             if outside or stat.S_ISLNK(member.external_attr >> 16):
                 raise InputError(f"{path} holds {name!r}, which may lead out of its folder, so it is not used.")
         yield archive.namelist(), archive.read
+
+
+def _read_ordinary(path: Path) -> bytes:
+    """The bytes of a file; a pipe or a device would be waited for, or give bytes without end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: expected an ordinary file, got a pipe, a device or a socket.")
+    if status.st_size > LARGEST_IMAGE:
+        raise InputError(f"{path}: expected at most {LARGEST_IMAGE:,} bytes, got {status.st_size:,}.")
+    return path.read_bytes()
 
 
 def _sort_drawings(path: Path, split: str, names: list[str]) -> dict[tuple[str, str], list[str]]:
@@ -318,6 +331,7 @@ def _write_prepared(path: Path, data: Omniglot) -> None:
 
 def _read_prepared(path: Path) -> Omniglot:
     """Read a prepared file and check that it is whole and unaltered."""
+    check_zip(path, path, LARGEST_PREPARED)
     with _naming(path), np.load(path, allow_pickle=False) as stored:
         if stored["version"] != VERSION:
             raise InputError(f"{path} has version {stored['version']}, but must have version {VERSION}.")

@@ -13,23 +13,34 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import InputError, check_choice, check_number
-from ..evaluation import evaluate
+from ..evaluation import LARGEST_NUMBER_OF_TASKS, evaluate
 from ..learner import MAML, learner
 from ..meta_params import with_current_names
 from ..pretrained import save_weights
 from ..problems import Problem, choose_device
-from ..records import device_in_words, provenance, read_json, write_json
+from ..records import check_keys, check_outputs, device_in_words, only_writer, provenance, read_json, write_json
 from ..settings import Settings, recipe
 from ..stats import worst_decile
 from ..tasks import CharacterTasks
 from ..training import load_checkpoint, train
+from . import ALGORITHMS, SETTINGS
 
-SETTINGS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}  # (ways, shots)
 PROTOCOLS = ("finn", "maml++")
-ALGORITHMS = ("maml", "fomaml", "maml++", "fomaml++", "reptile", "anil", "protonet", "protomaml")
 KEPT = 5  # best checkpoints by validation, for the ensemble of Antoniou et al. 2019
 PAPER_TASKS = 600  # test tasks in the papers; the costlier ways of testing use these
 VALIDATIONS = 50
+PATIENCE = 60  # seconds to wait for another seed of the cell that is writing its result
+NUMBER = (int, float)
+KINDS = {
+    "setting": str, "algorithm": str, "seed": int, "training_seconds": NUMBER, "test_accuracy": NUMBER,
+    "validation_accuracy": NUMBER, "task_accuracies": list, "non_transductive_accuracies": list,
+    "ensemble_accuracies": list, "curve": list, "hardware": {"device": str, "threads": int},
+    "longer": {"accuracy_by_step": list, "overshoot_by_step": list},
+    "plan": {
+        "setting": str, "iterations": int, "tasks_per_batch": int, "test_tasks": int, "test_queries": int,
+        "settings": {"inner_steps": int}, "problem": dict,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,7 @@ def plan(
     for name, value in given.items():
         if value is not None:
             check_number(name, value, at_least=2, integer=True)
+            check_number(name, value, at_most=LARGEST_NUMBER_OF_TASKS, integer=True)
             run = replace(run, **{name: int(value)})
     return replace(run, problem=replace(run.problem, **problem))
 
@@ -154,21 +166,39 @@ def reproduce(
         The record; None when training stopped before its end.
 
     Raises:
-        InputError: a file of that name is from another plan, or cannot be read or written.
+        InputError: a file of that name is from another plan, or cannot be read or written; or another process does
+            this run.
     """
     result, checkpoint = Path(results) / f"{run.name}.json", Path(checkpoints) / f"{run.name}.pt"
-    if result.exists():
+    check_outputs(result)
+    with only_writer(result):
+        if not result.exists():
+            return _train_and_test(run, result, checkpoint, device, backend, out_of_time, save_every, progress)
         record = read_json(result)
+        check_result(record, result)
         _check_same_plan(record["plan"], run, result)
+        if not _weights(run, result).exists() and checkpoint.exists():
+            maml = learner(run.problem.network(run.seed), run.settings)
+            _keep_best_seed(run, maml, _kept(run, checkpoint)["best"], record, result)
         return record
+
+
+def _kept(run: Plan, checkpoint: Path) -> dict:
+    """What a run's checkpoint keeps beside the training state."""
+    kept = load_checkpoint(checkpoint)["config"]
+    check_keys(kept, {"plan": dict, "curve": list, "best": list, "slices": list}, checkpoint)
+    kept["best"] = [model | {"weights": with_current_names(model["weights"])} for model in kept["best"]]
+    _check_same_plan(kept["plan"], run, checkpoint)
+    return kept
+
+
+def _train_and_test(run, result, checkpoint, device, backend, out_of_time, save_every, progress) -> dict | None:
     device = choose_device(device)
     maml = learner(run.problem.network(run.seed, device), run.settings, backend=backend)
     # Kept in the checkpoint: the plan, the learning curve, the best models, and where it ran for how long.
     kept = {"plan": run.describe(), "curve": [], "best": [], "slices": []}
     if checkpoint.exists():
-        kept = load_checkpoint(checkpoint)["config"]
-        kept["best"] = [model | {"weights": with_current_names(model["weights"])} for model in kept["best"]]
-        _check_same_plan(kept["plan"], run, checkpoint)
+        kept = _kept(run, checkpoint)
     before = sum(part["seconds"] for part in kept["slices"])
     kept["slices"].append({**provenance(device), "backend": maml.backend, "seconds": 0.0, "until_iteration": 0})
 
@@ -198,9 +228,47 @@ def reproduce(
     }  # fmt: skip
     for name in ("seconds", "until_iteration"):
         del record[name]
-    write_json(record, result)
-    _keep_best_seed(run, maml, kept["best"], record, Path(results))
+    with only_writer(_weights(run, result), wait=PATIENCE):
+        # The result last: where it is, all is there.
+        _keep_best_seed(run, maml, kept["best"], record, result)
+        write_json(record, result)
     return record
+
+
+def check_result(record: dict, path) -> None:
+    """Raise `InputError` unless a result is whole, and its name and mean follow from its raw values."""
+    check_keys(record, KINDS, path)
+    plan = record["plan"]
+    for name in ("task_accuracies", "non_transductive_accuracies", "ensemble_accuracies"):
+        wrong = [value for value in record[name] if not (isinstance(value, NUMBER) and 0 <= value <= 1)]
+        if wrong or not record[name]:
+            raise InputError(f"{path}: expected accuracies from 0 to 1 in {name}, got {(wrong or ['none'])[0]}.")
+    for name in ("test_accuracy", "validation_accuracy"):
+        if not 0 <= record[name] <= 1:
+            raise InputError(f"{path}: expected {name} from 0 to 1, got {record[name]}.")
+    accuracies = record["task_accuracies"]
+    if len(accuracies) != plan["test_tasks"]:
+        raise InputError(f"{path}: expected {plan['test_tasks']} raw accuracies, got {len(accuracies)}.")
+    if not abs(fmean(accuracies) - record["test_accuracy"]) <= 1e-9:
+        raise InputError(
+            f"{path} says test_accuracy is {record['test_accuracy']}, but its raw values give {fmean(accuracies)}."
+        )
+    steps = 4 * plan["settings"]["inner_steps"]
+    for name, expected in (("accuracy_by_step", steps + 1), ("overshoot_by_step", steps)):
+        values = record["longer"][name]
+        if len(values) != expected or not all(isinstance(value, NUMBER) and 0 <= value <= 1 for value in values):
+            raise InputError(f"{path}: expected {expected} values from 0 to 1 in longer.{name}, got others.")
+    point = {"iteration": int, "tasks": int, "seconds": NUMBER, "validation_accuracy": NUMBER}
+    for part in record["curve"]:
+        check_keys(part if isinstance(part, dict) else {}, point, path, "a point of the curve: ")
+    named = f"{record['setting']}-{record['algorithm']}-"
+    if not (Path(path).name.startswith(named) and Path(path).stem.endswith(f"-{record['seed']}")):
+        raise InputError(f"{path} holds a run of {named}{record['seed']}: its name must say so.")
+
+
+def _weights(run: Plan, result: Path) -> Path:
+    """The weights file of a run's cell: that of its best seed."""
+    return result.with_name(f"{run.name.rsplit('-', 1)[0]}.npz")
 
 
 def _note(kept: dict, maml: MAML, history, tasks_per_batch: int) -> None:
@@ -259,20 +327,24 @@ def ensemble_accuracies(maml: MAML, models: list[dict], tasks, number_of_tasks: 
     return accuracies[:number_of_tasks]
 
 
-def _keep_best_seed(run: Plan, maml: MAML, best: list[dict], record: dict, results: Path) -> None:
+def _keep_best_seed(run: Plan, maml: MAML, best: list[dict], record: dict, result: Path) -> None:
     """Write the weights, unless another seed of this cell was better on its validation classes."""
-    cell = run.name.rsplit("-", 1)[0]
-    others = [read_json(path) for path in results.glob(f"{cell}-[0-9]*.json") if path.stem != run.name]
+    weights, others = _weights(run, result), []
+    for path in result.parent.glob(f"{weights.stem}-[0-9]*.json"):
+        if path != result:
+            others.append(read_json(path))
+            check_result(others[-1], path)
     if all(record["validation_accuracy"] >= other["validation_accuracy"] for other in others):
         maml.load_state_dict(best[0]["weights"])
-        description = {"problem": run.problem.describe(), "plan": run.describe(), "result": f"{run.name}.json"}
-        save_weights(maml, results / f"{cell}.npz", description)
+        description = {"problem": run.problem.describe(), "plan": run.describe(), "result": result.name}
+        save_weights(maml, weights, description)
 
 
 def expected_time(run: Plan, results: str | Path) -> str:
     """How long training takes, in words, from the measured time per task of a run like it; "not measured" without."""
     for path in sorted(Path(results).glob(f"{run.setting}-{run.algorithm}-*.json")):
         record = read_json(path)
+        check_result(record, path)
         like = record["plan"]
         if like["problem"] == run.problem.describe() and Settings.from_record(like["settings"]) == run.settings:
             per_task = record["training_seconds"] / (like["iterations"] * like["tasks_per_batch"])

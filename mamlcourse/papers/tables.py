@@ -9,12 +9,11 @@ from statistics import fmean, stdev
 
 from matplotlib.figure import Figure
 
-from ..errors import InputError
 from ..figures import chart
 from ..records import device_in_words, read_json
 from ..stats import ci95, paired_difference, verdict, worst_decile
 from ..styles import COLOURS, MARKS, TITLES, colour_of, mark_of, title_of
-from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS
+from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS, check_result
 
 # Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
 # FOMAML and Reptile (transductive): Nichol et al. 2018, table 2. MAML++: Antoniou et al. 2019, table 1; all but the
@@ -43,20 +42,6 @@ def load_results(folder: str | Path) -> dict[tuple[str, str], list[dict]]:
             setting, rest = path.stem.rsplit("-", 1)[0].split("-", 1)
             cells.setdefault((setting, rest), []).append(record)
     return cells
-
-
-def check_result(record: dict, path) -> None:
-    """Raise `InputError` unless a result's name and mean follow from its raw values."""
-    accuracies, plan = record["task_accuracies"], record["plan"]
-    if len(accuracies) != plan["test_tasks"]:
-        raise InputError(f"{path}: expected {plan['test_tasks']} raw accuracies, got {len(accuracies)}.")
-    if abs(fmean(accuracies) - record["test_accuracy"]) > 1e-9:
-        raise InputError(
-            f"{path} says test_accuracy is {record['test_accuracy']}, but its raw values give {fmean(accuracies)}."
-        )
-    named = f"{record['setting']}-{record['algorithm']}-"
-    if not (Path(path).name.startswith(named) and Path(path).stem.endswith(f"-{record['seed']}")):
-        raise InputError(f"{path} holds a run of {named}{record['seed']}: its name must say so.")
 
 
 def _percent(mean: float, half: float | None, digits: int = 2) -> str:

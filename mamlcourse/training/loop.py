@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from ..engine.inspection import normalisation_parameters
 from ..errors import InputError, check_number
 from ..evaluation import evaluate
 from ..learner import MAML, learner
+from ..records import only_writer
 from ..settings import Settings
-from ..tasks import is_family
+from ..tasks import TaskBatch, is_family
 from . import steppers
 from .checkpoints import (
     CHECKPOINT_FORMAT,
@@ -36,8 +37,9 @@ from .checkpoints import (
     load_parameters,
     save_atomically,
 )
-from .distributed import Ranks
+from .distributed import LostRank, Ranks
 
+LARGEST = 10**9  # iterations; more would take decades
 FETCH_EVERY_ON_GPU = 20  # reading a loss makes the CPU wait for the GPU, so losses are read in groups
 
 
@@ -92,7 +94,8 @@ def train(
         validation_tasks: how many of its tasks.
         validation_steps: adaptation steps in validation; default the K that is trained.
         validate_every: iterations between validations; default a tenth of the run.
-        checkpoint: file to save to, every `save_every` iterations, at the end and on Ctrl-C.
+        checkpoint: file to save to, every `save_every` iterations, at the end, on Ctrl-C, and when a loader, a
+            validation or `each_iteration` raises.
         resume: go on from `checkpoint` if it exists. Batches already seen are skipped; a loader that shuffles by itself
             does not come back to the same order.
         config: plain values to keep in the checkpoint for whoever loads it.
@@ -106,59 +109,69 @@ def train(
         capture: whether to record whole steps as a CUDA graph (`capture`): default where that is possible; on a GPU
             where it is not, the reason is printed. True insists, False takes one operation after the other.
 
-    Ctrl-C ends training after the iteration under way, keeps what was learned and says how to go on; a second one
-    stops at once.
+    Ctrl-C, SIGTERM and SIGHUP end training after the iteration under way, keep what was learned and say how to go on;
+    a second one stops at once.
 
     Raises:
-        InputError: a number is not allowed, a batch does not fit, the checkpoint is unreadable, of other settings or
-            cannot be written, or the loss or a meta-parameter stops being finite (the message names the iteration);
+        InputError: a number is not allowed, a batch does not fit or is not finite, the checkpoint is unreadable, of
+            other settings, in use by another process or cannot be written, or the loss or a meta-parameter stops being
+            finite (the message names the iteration);
             with several ranks, the tasks are no task family, or a batch has fewer tasks than there are ranks.
         LostRank: another rank is gone.
     """
-    numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
-    numbers |= {} if validate_every is None else {"validate_every": validate_every}
-    for name, number in numbers.items():
-        check_number(name, number, at_least=1, integer=True)
-    iterations = int(iterations)  # a checkpoint takes no numpy numbers
-    validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
-    if resume and checkpoint is None:
-        raise InputError("resume is True, but no checkpoint file was given to resume from.")
-    ranks = Ranks() if ranks is None else ranks
-    if ranks.size > 1 and not is_family(tasks):
-        raise InputError(
-            f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a method "
-            "batch(index): a loader that shuffles would give each process other tasks."
-        )
-    if ranks.rank > 0:
-        validation, each_iteration, progress = None, None, False
-    run = _Run(maml, iterations, checkpoint, config, ranks)
-    recording = steppers.can_record(maml, tasks, ranks, capture)
-    optimizer = run.optimizer = steppers.adam(maml, capturable=recording)
-    run.resume(resume)
-    if recording:
-        stepper = steppers.RecordedStepper(maml, optimizer, tasks)
-    else:
-        stepper = steppers.EagerStepper(maml, optimizer, tasks, ranks, start=run.done)
-    bar = tqdm(
-        total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name, unit="batch"
-    )
-    with bar, _stop_on_interrupt() as interrupted:
-        while run.done < iterations:
-            began = time.perf_counter()
-            stepper = stepper.prepared(epoch=run.done * epochs // iterations, iteration=run.done)
-            loss, accuracy, number_of_tasks = stepper.step(outer_lr_at(maml, run.done, iterations))
-            run.note(loss, accuracy, time.perf_counter() - began)
-            _show(bar, run.history, number_of_tasks)
-            if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
-                measured = evaluate(maml, validation, validation_tasks, validation_steps, only_last=True)
-                run.history.validation.append((run.done, measured.score))
-            stop = each_iteration is not None and each_iteration(run.history)
-            if run.done % save_every == 0:
-                run.save()
-            if ranks.stop(stop or interrupted()):
-                break
-    run.history.finished = run.done == iterations
-    run.save()
+    with _noted_signals() as signals:
+        # The first optimizer would import this; a Ctrl-C that left it half imported would spoil the whole process.
+        import torch._dynamo  # noqa: F401
+
+        signals.all_is_imported()
+        numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
+        numbers |= {} if validate_every is None else {"validate_every": validate_every}
+        for name, number in numbers.items():
+            check_number(name, number, at_least=1, integer=True)
+        check_number("iterations", iterations, at_most=LARGEST, integer=True)
+        iterations = int(iterations)  # a checkpoint takes no numpy numbers
+        validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
+        if resume and checkpoint is None:
+            raise InputError("resume is True, but no checkpoint file was given to resume from.")
+        ranks = Ranks() if ranks is None else ranks
+        if ranks.size > 1 and not is_family(tasks):
+            raise InputError(
+                f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a "
+                "method batch(index): a loader that shuffles would give each process other tasks."
+            )
+        if ranks.rank > 0:
+            validation, each_iteration, progress = None, None, False
+        run = _Run(maml, iterations, checkpoint, config, ranks)
+        with run.alone():
+            recording = steppers.can_record(maml, tasks, ranks, capture)
+            optimizer = run.optimizer = steppers.adam(maml, capturable=recording)
+            run.resume(resume)
+            if recording:
+                stepper = steppers.RecordedStepper(maml, optimizer, tasks)
+            else:
+                stepper = steppers.EagerStepper(maml, optimizer, tasks, ranks, start=run.done)
+            bar = tqdm(
+                total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name,
+                unit="batch",
+            )  # fmt: skip
+            with bar, run.saved_if_something_fails():
+                while run.done < iterations:
+                    began = time.perf_counter()
+                    stepper = stepper.prepared(epoch=run.done * epochs // iterations, iteration=run.done)
+                    step = stepper.step(outer_lr_at(maml, run.done, iterations))
+                    run.note(step, time.perf_counter() - began)
+                    _show(bar, run.history, step.number_of_tasks)
+                    if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
+                        run.check_finite()
+                        measured = evaluate(maml, validation, validation_tasks, validation_steps, only_last=True)
+                        run.history.validation.append((run.done, measured.score))
+                    stop = each_iteration is not None and each_iteration(run.history)
+                    if run.done % save_every == 0:
+                        run.save()
+                    if ranks.stop(stop or signals.heard()):
+                        break
+            run.history.finished = run.done == iterations
+            run.save()
     if not run.history.finished and ranks.rank == 0:
         how = f"resume from {run.checkpoint}" if run.checkpoint else "name a checkpoint file to be able to resume"
         tqdm.write(f"Stopped after {run.done} of {iterations} iterations; what was learned is kept; {how}.")
@@ -227,41 +240,78 @@ class _Run:
         self.optimizer, self.history, self.done, self.unread = None, History(), 0, []
         self.on_cpu = next(maml.parameters()).device.type == "cpu"
         self.checkpoint, self.saved = None if checkpoint is None else Path(checkpoint), False
+        self.random_state, self.done_when_saved = None, 0
         if self.checkpoint is not None and ranks.rank == 0:
             check_writable(self.checkpoint)
             check_plain(self.config)
 
-    def note(self, loss, accuracy, seconds: float) -> None:
+    def alone(self):
+        """A context in which no other process trains into the same checkpoint."""
+        if self.checkpoint is None or self.ranks.rank > 0:
+            return nullcontext()
+        return only_writer(self.checkpoint)
+
+    def note(self, step: steppers.Step, seconds: float) -> None:
         """An iteration is done."""
-        self.unread.append((loss, accuracy))
+        self.unread.append((step.loss, step.accuracy))
         if self.on_cpu or len(self.unread) == FETCH_EVERY_ON_GPU:
-            self._read_losses()
+            self._read_losses(step.batch if self.on_cpu else None)
         self.done += 1
         self.history.seconds += seconds
+        self.random_state = torch.get_rng_state()
 
-    def _read_losses(self) -> None:
+    def _read_losses(self, batch: TaskBatch | None = None) -> None:
         for loss, accuracy in self.unread:
             if not math.isfinite(loss.item()):
-                self._raise_diverged(len(self.history.losses) + 1, f"loss is {loss.item()}")
+                iteration = len(self.history.losses) + 1
+                self._raise_if_data_is_bad(iteration, batch)
+                self._raise_diverged(iteration, f"loss is {loss.item()}")
             self.history.losses.append(loss.item())
             if accuracy is not None:
                 self.history.accuracies.append(accuracy.item())
         self.unread = []
 
+    def _raise_if_data_is_bad(self, iteration: int, batch: TaskBatch | None) -> None:
+        for name, part in zip(TaskBatch._fields, batch or ()):
+            if not part.isfinite().all():
+                raise _Unusable(
+                    f"The data: expected finite numbers, got nan or inf in {name} of the batch of iteration "
+                    f"{iteration}.{self._kept()}"
+                )
+
     def _raise_diverged(self, iteration: int, what: str):
-        kept = f" The last good checkpoint is {self.checkpoint}." if self.saved else ""
         settings = self.maml.settings
-        raise InputError(
+        raise _Unusable(
             f"Training diverged: the {what} at iteration {iteration}. Try a smaller inner_lr (now {settings.inner_lr}) "
-            f"or outer_lr (now {settings.outer_lr}).{kept}"
+            f"or outer_lr (now {settings.outer_lr}).{self._kept()}"
         )
 
-    def save(self) -> None:
-        """Write the checkpoint; a state with a value that is not finite never replaces a good one."""
-        self._read_losses()
+    def _kept(self) -> str:
+        return f" The last good checkpoint is {self.checkpoint}." if self.saved else ""
+
+    @contextmanager
+    def saved_if_something_fails(self):
+        """Whatever a loader, a validation or a callback raises, the iterations before it are kept."""
+        try:
+            yield
+        except (_Unusable, LostRank):
+            raise  # there is nothing good to keep, or no telling what the others have
+        except Exception:
+            if self.done > self.done_when_saved:
+                with suppress(InputError):  # the first error is the one to hear of
+                    self.save(self.random_state)  # what failed may have drawn numbers
+            raise
+
+    def check_finite(self) -> None:
+        """Raise `InputError` if training has left a meta-parameter that is not finite."""
         unbounded = [name for name, p in self.maml.named_parameters() if not torch.isfinite(p).all()]
         if unbounded:
             self._raise_diverged(self.done, f"meta-parameter {unbounded[0].removeprefix('model.')} is not finite")
+
+    def save(self, random_state: torch.Tensor | None = None) -> None:
+        """Write the checkpoint; a state with a value that is not finite never replaces a good one."""
+        self._read_losses()
+        self.check_finite()
         if self.checkpoint is None:
             return
         state = {
@@ -272,12 +322,12 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "iterations": self.iterations,
-            "random_state": torch.get_rng_state(),
+            "random_state": torch.get_rng_state() if random_state is None else random_state,
             "history": asdict(self.history),
         }
         if self.ranks.rank == 0:
             save_atomically(state, self.checkpoint)
-        self.saved = True
+        self.saved, self.done_when_saved = True, self.done
 
     def resume(self, wanted: bool) -> None:
         """Go on from the checkpoint if that is wanted and there is one; all ranks begin with the same."""
@@ -302,10 +352,15 @@ class _Run:
                 f"got {self.iterations}."
             )
         load_parameters(self.maml, state, self.checkpoint)
-        steppers.load_adam(self.optimizer, state["optimizer"])
-        torch.set_rng_state(state["random_state"])
-        self.history, self.done, self.saved = History(**state["history"]), state["done"], True
-        self.history.finished = False
+        try:
+            steppers.load_adam(self.optimizer, state["optimizer"])
+            torch.set_rng_state(state["random_state"])
+            self.history = History(**state["history"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise InputError(f"{self.checkpoint} is not a whole checkpoint ({what}).") from None
+        self.done = self.done_when_saved = state["done"]
+        self.saved, self.history.finished = True, False
         if state["iterations"] != self.iterations and self.ranks.rank == 0:
             tqdm.write(
                 f"{self.checkpoint} was a run of {state['iterations']} iterations, now of {self.iterations}: "
@@ -322,20 +377,47 @@ def _show(bar, history: History, tasks: int) -> None:
     bar.update()
 
 
+class _Unusable(InputError):
+    """The numbers have gone bad, so that what is there now is not worth saving."""
+
+
+class _Signals:
+    """Whether Ctrl-C, SIGTERM or SIGHUP came. The first is only noted; a second does what it would have done before."""
+
+    def __init__(self):
+        self._heard, self._before, self._may_raise = threading.Event(), {}, False
+        self.heard = self._heard.is_set
+
+    def listen(self) -> None:
+        """Begin to; only the main thread can. Whoever ignores or handles SIGTERM and SIGHUP goes on doing so."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and (name == "SIGINT" or signal.getsignal(number) is signal.SIG_DFL):
+                self._before[number] = signal.signal(number, self._note)
+
+    def all_is_imported(self) -> None:
+        """From now on a second signal may stop at once."""
+        self._may_raise = True
+        if self.heard():
+            self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self._heard.set()
+        if self._may_raise:
+            self.restore()
+
+
 @contextmanager
-def _stop_on_interrupt():
-    """A function that says whether Ctrl-C was pressed. Only the main thread can listen for it."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def note(number, frame):
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
+def _noted_signals():
+    signals = _Signals()
     try:
-        yield pressed.is_set
+        signals.listen()
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
+        signals.restore()

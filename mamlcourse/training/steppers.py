@@ -16,17 +16,19 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..learner import MAML
 from ..meta_params import outer_step
-from ..tasks import check_batch, is_family
+from ..tasks import TaskBatch, check_batch, is_family
 from . import cuda_graphs
 from .distributed import Ranks
 
 
 class Step(NamedTuple):
-    """The meta-loss and query accuracy (None for regression) of an iteration, and how many tasks it had."""
+    """The meta-loss and query accuracy (None for regression) of an iteration, how many tasks it had, and its batch
+    where it is still there."""
 
     loss: Tensor
     accuracy: Tensor | None
     number_of_tasks: int
+    batch: TaskBatch | None = None
 
 
 class EagerStepper:
@@ -57,7 +59,7 @@ class EagerStepper:
         if loss.device.type != "cpu" or loss.isfinite():
             set_lr(self.optimizer, lr)
             outer_step(self.optimizer, self.meta, gradients)
-        return Step(loss, accuracy, len(batch.support_x))
+        return Step(loss, accuracy, len(batch.support_x), batch)
 
 
 class RecordedStepper:
@@ -122,7 +124,11 @@ def set_lr(optimizer: torch.optim.Adam, lr: float) -> None:
 
 
 def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
-    """Load Adam's state, which may come from the other kind of run: with a graph or without."""
+    """Load Adam's state, which may come from the other kind of run: with a graph or without.
+
+    Raises:
+        KeyError, RuntimeError, TypeError, ValueError: it is not Adam's, or of other parameters.
+    """
     kinds = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, kind in zip(optimizer.param_groups, kinds):
@@ -130,6 +136,9 @@ def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
         for parameter in group["params"]:
             moments = optimizer.state[parameter]
             if moments:
+                for name in ("exp_avg", "exp_avg_sq"):
+                    if moments[name].shape != parameter.shape:
+                        raise ValueError(f"{name} of another shape")
                 moments["step"] = moments["step"].to(parameter.device if kind["capturable"] else "cpu")
 
 
