@@ -197,6 +197,7 @@ def papers_figure(cells: dict) -> Figure:
                 axes.text(place + 0.15, 0.02, "not measured", rotation=90, fontsize=7, color="grey", ha="center",
                           va="bottom", transform=axes.get_xaxis_transform())  # fmt: skip
         axes.set_xticks(range(len(ALGORITHMS)), [title_of(name) for name in ALGORITHMS], rotation=60, fontsize=8)
+        axes.set_xlim(-0.6, len(ALGORITHMS) - 0.4)
         ways, shots = SETTINGS[setting]
         axes.set_title(f"{ways}-way {shots}-shot", fontsize=10)
         axes.set_ylabel("test accuracy (%)" if setting == "5w1s" else "")

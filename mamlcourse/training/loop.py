@@ -124,21 +124,15 @@ def train(
         import torch._dynamo  # noqa: F401
 
         signals.all_is_imported()
-        numbers = dict(iterations=iterations, epochs=epochs, validation_tasks=validation_tasks, save_every=save_every)
-        numbers |= {} if validate_every is None else {"validate_every": validate_every}
-        for name, number in numbers.items():
-            check_number(name, number, at_least=1, integer=True)
-        check_number("iterations", iterations, at_most=LARGEST, integer=True)
+        for bound in ({"at_least": 1}, {"at_most": LARGEST}):
+            check_number("iterations", iterations, integer=True, **bound)
         iterations = int(iterations)  # a checkpoint takes no numpy numbers
         validate_every = max(iterations // 10, 1) if validate_every is None else validate_every
-        if resume and checkpoint is None:
-            raise InputError("resume is True, but no checkpoint file was given to resume from.")
         ranks = Ranks() if ranks is None else ranks
-        if ranks.size > 1 and not is_family(tasks):
-            raise InputError(
-                f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a "
-                "method batch(index): a loader that shuffles would give each process other tasks."
-            )
+        _check_arguments(
+            tasks, ranks, resume, checkpoint, epochs=epochs, validation_tasks=validation_tasks,
+            save_every=save_every, validate_every=validate_every,
+        )  # fmt: skip
         if ranks.rank > 0:
             validation, each_iteration, progress = None, None, False
         run = _Run(maml, iterations, checkpoint, config, ranks)
@@ -221,6 +215,18 @@ def train_maml(
         iterations = operator.length_hint(task_dataloader, 50)  # not every DataLoader has a length
     history = train(maml, task_dataloader, iterations, progress=progress)
     return model, maml, history.losses
+
+
+def _check_arguments(tasks, ranks: Ranks, resume: bool, checkpoint, **numbers) -> None:
+    for name, number in numbers.items():
+        check_number(name, number, at_least=1, integer=True)
+    if resume and checkpoint is None:
+        raise InputError("resume is True, but no checkpoint file was given to resume from.")
+    if ranks.size > 1 and not is_family(tasks):
+        raise InputError(
+            f"The tasks are of type {type(tasks).__name__}, but several processes need a task family, with a method "
+            "batch(index): a loader that shuffles would give each process other tasks."
+        )
 
 
 def outer_lr_at(maml: MAML, iteration: int, iterations: int) -> float:
