@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -490,6 +491,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace_in_words")  # a terminal may know no ±
+    # What is worth a warning is worth a sentence; where in the code it stands is not.
+    warnings.formatwarning = lambda message, *_, **__: f"mamlcourse: {message}\n"
     try:
         app()
     except InputError as error:

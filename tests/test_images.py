@@ -1,6 +1,11 @@
 """Anybody's own images: datasets and folders by class, splits of classes, episodes, and the commands on a folder."""
 
+import functools
 import hashlib
+import http.server
+import pickle
+import tarfile
+import threading
 import warnings
 
 import numpy as np
@@ -10,7 +15,7 @@ from conftest import refusal
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Subset
-from torchvision.datasets import FakeData, ImageFolder
+from torchvision.datasets import CIFAR100, FakeData, ImageFolder
 from torchvision.transforms import ToTensor
 
 from mamlcourse import MAML, Characters, CharacterTasks, Conv4, ImageTasks, InputError, ResNet12, memory, split_classes
@@ -639,6 +644,13 @@ def test_memory_is_measured_on_images_like_those_of_the_folder(folder, channels,
     assert memory.peak_of_training(recipe("maml"), problem, 2, "cpu") > 0
 
 
+def test_classes_left_out_are_one_line_of_the_command(run, folder):
+    path = folder((5,) * 9 + (2,), height=20, width=20)
+    code, out, err = run("train", "--data", path, *TINY, "--out", "m.pt", "--iterations", 2)
+    said = [line for line in err.splitlines() if "left out" in line]
+    assert code == 0 and len(said) == 1 and said[0].startswith("mamlcourse: 1 of 10 classes of birds"), err
+
+
 def test_train_and_evaluate_on_a_folder(run, folder, tmp_path):
     path = folder((5,) * 9, height=24, width=20)
     options = ["train", "--data", path, *TINY, "--out", "m.pt", "--algorithm", "fomaml", "--side", 16]
@@ -739,3 +751,50 @@ def test_characters_that_are_no_squares_cannot_be_rotated(noise):
     wide = Characters("wide", noise.images[:, :, 4:], noise.alphabets, noise.names, frozenset())
     assert CharacterTasks(wide).batch(0).query_x.shape == (4, 75, 1, 24, 28)
     assert refusal(CharacterTasks, wide, rotations=True) == "rotations: expected square images, got 24 x 28 pixels."
+
+
+@pytest.fixture
+def cifar_on_a_local_server(tmp_path, monkeypatch):
+    """torchvision's CIFAR-100, whose download is a made-up archive of the same form on this machine."""
+    source = tmp_path / "served" / "cifar-100-python"
+    source.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for name, each in (("train", 4), ("test", 2)):
+        labels = list(range(100)) * each
+        pixels = noise.integers(0, 256, (len(labels), 3072), dtype=np.uint8)
+        (source / name).write_bytes(pickle.dumps({"data": pixels, "fine_labels": labels}))
+    (source / "meta").write_bytes(pickle.dumps({"fine_label_names": list(cifar.CLASSES)}))
+    archive = source.parent / "cifar-100-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(source, source.name)
+
+    def digest(path):
+        return hashlib.md5(path.read_bytes()).hexdigest()
+
+    handler = functools.partial(SilentHandler, directory=source.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
+    monkeypatch.setattr(CIFAR100, "tgz_md5", digest(archive))
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", digest(source / "train")]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", digest(source / "test")]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": digest(source / "meta")})
+    yield tmp_path / "data"
+    server.shutdown()
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("name, ways", [("cifar-fs", 20), ("fc100", 20)])
+def test_cifar100_downloaded_by_torchvision(name, ways, cifar_on_a_local_server):
+    both = [CIFAR100(cifar_on_a_local_server, train=part, download=True) for part in (True, False)]
+    data = ConcatDataset(both)
+    split = split_classes(data, name)
+    tasks = ImageTasks(data, ways=ways, queries=5, classes=split.test, normalize=(0.5, 0.25))
+    batch = check_batch(tasks.batch(0))
+    assert batch.support_x.shape == (4, ways, 3, 32, 32)
+    maml = MAML(Conv4(ways, 4, channels=3, side=32), inner_steps=1)
+    assert maml.meta_gradients(batch).loss.isfinite()
