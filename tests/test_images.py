@@ -4,6 +4,8 @@ import functools
 import hashlib
 import http.server
 import pickle
+import subprocess
+import sys
 import tarfile
 import threading
 import warnings
@@ -644,11 +646,13 @@ def test_memory_is_measured_on_images_like_those_of_the_folder(folder, channels,
     assert memory.peak_of_training(recipe("maml"), problem, 2, "cpu") > 0
 
 
-def test_classes_left_out_are_one_line_of_the_command(run, folder):
-    path = folder((5,) * 9 + (2,), height=20, width=20)
-    code, out, err = run("train", "--data", path, *TINY, "--out", "m.pt", "--iterations", 2)
-    said = [line for line in err.splitlines() if "left out" in line]
-    assert code == 0 and len(said) == 1 and said[0].startswith("mamlcourse: 1 of 10 classes of birds"), err
+def test_classes_left_out_are_one_line_of_the_command(folder, tmp_path):
+    command = [sys.executable, "-m", "mamlcourse", "train", "--data", folder((5,) * 9 + (2,), height=20, width=20)]
+    command += [*TINY, "--out", tmp_path / "m.pt", "--iterations", "2"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    said = [line for line in ran.stderr.splitlines() if "left out" in line]
+    assert ran.returncode == 0 and len(said) == 1, ran.stderr
+    assert said[0].startswith("mamlcourse: 1 of 10 classes of birds")
 
 
 def test_train_and_evaluate_on_a_folder(run, folder, tmp_path):
