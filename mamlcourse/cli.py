@@ -140,7 +140,7 @@ def compare(
             write()
         except InputError as error:  # the numbers are printed all the same
             failures.append(str(error))
-    _print_rows(comparison.caption(record), comparison.rows(record), numeric=True, one_by_one="columns")
+    _print_rows(comparison.caption(record), comparison.rows(record), numeric=True, listed_by="columns")
     typer.echo(comparison.recommendation(record))
     if failures:
         raise InputError(" ".join(failures))
@@ -447,7 +447,7 @@ def _where_omniglot_is() -> str:
 
 
 def _print_rows(
-    title: str, rows: list[list[str]], numeric: bool = False, wraps: int = 0, one_by_one: str = "rows"
+    title: str, rows: list[list[str]], numeric: bool = False, wraps: int = 0, listed_by: str = "rows"
 ) -> None:
     """Print rows of text, the heading first, as a table; where the terminal is too narrow for it, as a list.
 
@@ -456,7 +456,7 @@ def _print_rows(
         rows: with nothing in the heading if there is none.
         numeric: whether all columns but the first stand to the right.
         wraps: the column whose text may take several lines; every other one is shown in one piece.
-        one_by_one: whether the list goes through "rows" or "columns".
+        listed_by: whether the list goes through "rows" or "columns".
     """
     from rich.console import Console
     from rich.table import Table
@@ -478,7 +478,7 @@ def _print_rows(
         console.print(table)
         return
     typer.echo(title)
-    names, *parts = zip(*rows) if one_by_one == "columns" else rows
+    names, *parts = zip(*rows) if listed_by == "columns" else rows
     for first, *values in parts:
         typer.echo(f"{first}:" if any(names) else f"{first}: {values[0]}")
         for name, value in zip(names[1:], values):

@@ -27,6 +27,28 @@ def episodes(noise):
     return as_float64(CharacterTasks(noise, ways=3, shots=2, queries=2, tasks_per_batch=3, rotations=True).batch(0))
 
 
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a command inside an empty folder; returns (exit code, standard output, standard error)."""
+    from mamlcourse import cli
+
+    monkeypatch.chdir(tmp_path)
+    # Measuring memory starts processes, which takes seconds; test_comparison.py tests it.
+    monkeypatch.setattr("mamlcourse.comparison.peak_of_training", lambda *arguments: 1_000_000)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["mamlcourse", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
 def as_float64(batch):
     return TaskBatch(*(x.double() if x.is_floating_point() else x for x in batch))
 

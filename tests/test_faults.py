@@ -33,25 +33,6 @@ TINY = ["--filters", "2", "--queries", "2"]
 COMPARE = ["compare", *TINY, "--train-tasks", "4", "--eval-tasks", "2", "--algorithm", "maml", "--algorithm", "fomaml"]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command inside an empty folder; returns (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mamlcourse.comparison.peak_of_training", lambda *arguments: 1_000_000)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mamlcourse", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def sentence(result):
     """The one sentence in which a command must have ended."""
     code, _, err = result
@@ -437,7 +418,7 @@ def finished(run, tmp_path):
 def test_a_narrow_terminal_cuts_nothing(width, finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     rows = comparison.rows(finished)
-    cli._print_rows(comparison.caption(finished), rows, one_by_one="columns")
+    cli._print_rows(comparison.caption(finished), rows, listed_by="columns")
     printed = capsys.readouterr().out
     lines = [line.strip() for line in printed.splitlines()]
     for name, *values in rows[1:]:

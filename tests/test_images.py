@@ -588,28 +588,6 @@ def test_meta_gradients_on_rgb_images_agree_between_backends(network, name):
 # The commands.
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command inside an empty folder; returns (exit code, standard output, standard error)."""
-    from mamlcourse import cli
-
-    monkeypatch.chdir(tmp_path)
-    # Measuring memory starts processes, which takes seconds; test_comparison.py tests it.
-    monkeypatch.setattr("mamlcourse.comparison.peak_of_training", lambda *arguments: 1_000_000)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mamlcourse", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 TINY = ["--filters", "3", "--queries", "2", "--ways", "3"]
 
 
