@@ -4,8 +4,7 @@ Read it from top to bottom. `InnerLoop.adapt` yields θ'_0, ..., θ'_K: the inne
 `InnerLoop.meta_loss` is what the outer loop minimises. The settings tell MAML, FOMAML, MAML++, ANIL, Meta-SGD, ProtoNet
 and ProtoMAML apart; one with a meta-gradient of its own, such as Reptile, is one more function in `META_GRADIENTS`.
 
-Symbols are those of Finn et al. 2017: θ are the parameters that adaptation starts from, θ'_k the adapted parameters
-after k steps, α the inner learning rate.
+Symbols (Finn et al. 2017): θ is where adaptation starts, θ'_k the parameters after k steps, α the inner learning rate.
 """
 
 from __future__ import annotations
@@ -111,8 +110,7 @@ class InnerLoop:
         2.4: ProtoNet, which takes no step); ProtoMAML adapts from there (Triantafillou et al. 2020, section 3).
         """
         features = self.model(meta.params | norms_at(meta, 0), x, part="features")
-        ways = torch.arange(len(meta.params["head.bias"]), device=y.device)
-        members = (y == ways[:, None]).to(features.dtype)
+        members = (y == torch.arange(len(meta.params["head.bias"]), device=y.device)[:, None]).to(features.dtype)
         prototypes = members @ features / members.sum(1, keepdim=True)  # (ways, features)
         return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(1)}
 
