@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .engine.stateless import replica
+from .engine.stateless import Stateless
 from .errors import InputError
 from .tasks import TaskBatch, is_labels
 
@@ -21,13 +21,14 @@ def try_out(model: nn.Module, loss_fn, batch: TaskBatch) -> int:
             cannot take outputs and targets, is no scalar, or does not tell which target belongs to which example.
     """
     devices = [batch.support_x.device] if batch.support_x.device.type == "cuda" else []
-    model = replica(model)  # which may keep what it computes
+    # Constants, so that no graph is built although a model may differentiate by itself; and nothing stays in the model.
+    stateless, constants = Stateless(model), {name: p.detach() for name, p in model.named_parameters()}
     with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they warn of is looked at below
         for name, x, y in (
             ("support", batch.support_x[0], batch.support_y[0]), ("query", batch.query_x[0], batch.query_y[0]),
         ):  # fmt: skip
-            outputs = _outputs(model, name, x)
+            outputs = _outputs(lambda x: stateless(constants, x), name, x)
             _check_loss(loss_fn, name, outputs, y)
     return outputs.shape[-1]
 
