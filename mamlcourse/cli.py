@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import importlib.metadata
+import logging
 import os
 import platform
 import signal
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
-BACKENDS = ("auto", "loop", "threads", "vmap", "compiled")
+BACKENDS = ("auto", "loop", "threads", "vmap", "batched", "products", "compiled")
 LARGEST = {
     "ways": 10**5, "filters": 4096, "inner_steps": 10**4, "tasks_per_batch": 10**6, "seeds": 1000, "seed": 2**63 - 1,
 }  # fmt: skip
@@ -64,6 +65,7 @@ SideOption = Annotated[int | None, typer.Option(help="With --data: pixels on a s
 ChannelsOption = Annotated[int | None, typer.Option(help="With --data: 1 for grey, 3 for RGB; default as they are.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BackendOption = Annotated[str, typer.Option(help=f"How tasks are computed: {', '.join(BACKENDS)}.")]
+ProcessesOption = Annotated[int, typer.Option(help="Processes of this machine that share each meta-batch.")]
 InnerLrOption = Annotated[float | None, typer.Option(help="Inner learning rate (mean loss); default the recipe's.")]
 OuterLrOption = Annotated[float | None, typer.Option(help="Outer learning rate (Adam); default the recipe's.")]
 StepsOption = Annotated[int | None, typer.Option(help="Adaptation steps; default the recipe's.")]
@@ -108,6 +110,7 @@ def compare(
     root: RootOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    processes: ProcessesOption = 1,
     json: Annotated[Path, typer.Option(help="File for the record, raw values included.")] = Path("runs/compare.json"),
     figure: Annotated[Path, typer.Option(help="PNG or SVG file for the picture.")] = Path("runs/compare.png"),
     overwrite: OverwriteOption = False,
@@ -128,7 +131,8 @@ def compare(
     try:
         record = comparison.compare(
             algorithm, problem, train_tasks=train_tasks, eval_tasks=eval_tasks, tasks_per_batch=tasks_per_batch,
-            seeds=range(_at_least_one("seeds", seeds)), device=device, backend=backend, file=json, overwrite=overwrite,
+            seeds=range(_at_least_one("seeds", seeds)), device=device, backend=backend,
+            processes=processes, file=json, overwrite=overwrite,
             **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine),
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -172,6 +176,7 @@ def train(
     root: RootOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    processes: ProcessesOption = 1,
 ):
     """Meta-train one algorithm and keep it in a checkpoint file."""
     import torch
@@ -203,6 +208,7 @@ def train(
             maml, problem.tasks("train", tasks_per_batch, seed, chosen), iterations, checkpoint=out,
             save_every=save_every, resume=resume, config=config, validation=problem.tasks("validation", 10, 0, chosen),
             validation_tasks=40, validate_every=max(iterations // 10, 10), ranks=ranks,
+            processes=processes,
         )  # fmt: skip
         if first and history.finished:
             unseen = "classes" if data else "alphabets"
@@ -302,6 +308,7 @@ def reproduce(
     root: RootOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    processes: ProcessesOption = 1,
 ):
     """Train and test by the papers' Omniglot protocols; goes on where it was stopped, on any machine."""
     from .papers import reproduction
@@ -321,7 +328,7 @@ def reproduce(
     ]  # fmt: skip
     for run in runs:
         record = reproduction.reproduce(
-            run, results, checkpoints, device=device, backend=backend, out_of_time=out_of_time
+            run, results, checkpoints, device=device, backend=backend, processes=processes, out_of_time=out_of_time
         )
         if record is None:
             typer.echo("Go on with the same command.")
@@ -411,17 +418,26 @@ def progress():
 
 
 @app.command()
-def doctor():
-    """Say what is installed, which device is there, where the data is, and what a run would use."""
+def doctor(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint, to hear how it was computed; default this machine.")
+    ] = None,
+):
+    """Say what is installed, which device is there, where the data is, and how a run would be computed here."""
     import torch
 
     from .data import load_characters
-    from .engine import backends
-    from .problems import Problem, choose_device
+    from .engine.choice import Choice
+    from .problems import choose_device
+    from .training import load_checkpoint
 
+    if checkpoint is not None:
+        kept = load_checkpoint(checkpoint).get("backends", {})
+        rows = [[work, Choice(**record).in_words()] for work, record in kept.items()]
+        rows = [["", ""], *(rows or [["", "nothing was measured"]])]
+        _print_rows(f"{checkpoint}: how it was computed", rows, wraps=-1)
+        return
     chosen = choose_device()
-    backend = backends.choose("auto", Problem().network(0, chosen))
-    backend = "chosen with the first batch" if backend == "auto" else backend
     packages = ("mamlcourse", "torch", "torchvision", "jupyterlab", "ipywidgets", "matplotlib", "nbval")
     _print_rows("mamlcourse doctor", [
         ["", ""],
@@ -431,8 +447,20 @@ def doctor():
         ["CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} used by PyTorch"],
         ["glyphs", f"built in, {len(load_characters('glyphs'))} characters"],
         ["omniglot", _where_omniglot_is()],
-        ["a run would use", f"device {chosen}, backend {backend}, glyphs"],
+        ["a run would use", f"device {chosen}, glyphs, {_how_computed(chosen)}"],
     ])  # fmt: skip
+
+
+def _how_computed(device) -> str:
+    """Which backend this machine has for the default problem and MAML, measured now."""
+    from .learner import learner
+    from .problems import Problem
+
+    problem = Problem()
+    maml, tasks = learner(problem.network(0, device), "maml"), problem.tasks("train", 4, 0, device)
+    while maml.backend == "auto":
+        maml.meta_gradients(tasks.batch(0))
+    return next((choice.in_words() for choice in maml.choices.values()), f"backend {maml.backend}")
 
 
 def _where_omniglot_is() -> str:
@@ -493,6 +521,8 @@ def main() -> None:
             stream.reconfigure(errors="replace_in_words")  # a terminal may know no ±
     # What is worth a warning is worth a sentence; where in the code it stands is not.
     warnings.formatwarning = lambda message, *_, **__: f"mamlcourse: {message}\n"
+    logging.getLogger("mamlcourse").addHandler(_ToTerminal(logging.INFO))
+    logging.getLogger("mamlcourse").setLevel(logging.INFO)
     try:
         app()
     except InputError as error:
@@ -507,6 +537,15 @@ def main() -> None:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             _end(f"These numbers are too large for this machine ({why.rstrip('.')}): try smaller ones.", 2)
         raise
+
+
+class _ToTerminal(logging.Handler):
+    """Sentences above a progress bar."""
+
+    def emit(self, record):
+        from tqdm.auto import tqdm
+
+        tqdm.write(f"mamlcourse: {record.getMessage()}", file=sys.stderr)
 
 
 def _end(sentence: str, code: int):

@@ -69,6 +69,7 @@ def compare_settings(
     seeds=(0,),
     device: str = "auto",
     backend: str = "auto",
+    processes: int = 1,
     progress: bool = True,
     after_seed: Callable[[dict], None] = lambda record: None,
     file: str | Path | None = None,
@@ -86,7 +87,7 @@ def compare_settings(
         tasks_per_batch: tasks in a meta-batch.
         eval_tasks: test tasks.
         seeds: each a repetition with other initial weights and training tasks.
-        device, backend: as in `choose_device` and `MAML`.
+        device, backend, processes: as in `choose_device`, `MAML` and `train`.
         progress: whether to show progress bars.
         after_seed: called with the record so far after each seed.
         file: where the record so far is kept after each run (an algorithm with a seed); the same comparison goes on
@@ -131,28 +132,29 @@ def compare_settings(
     with nullcontext() if file is None else only_writer(Path(file)):
         if file is not None and not overwrite and Path(file).exists():
             record = _going_on(record, seeds, file)
-        for name, entry in record["algorithms"].items():
-            if "peak_memory_bytes" not in entry:
-                entry["peak_memory_bytes"] = peak_of_training(
-                    settings[name], replace(problem, root=None), tasks_per_batch, device, backend
-                )
         for seed in seeds:
-            for name in settings:
-                runs = record["algorithms"][name]["runs"]
+            for name, entry in record["algorithms"].items():
+                runs = entry["runs"]
                 if any(run["seed"] == seed for run in runs):
                     continue
                 maml = learner(problem.network(seed, device), settings[name], backend=backend)
                 training = problem.tasks("train", tasks_per_batch, seed, device)
-                history = train(maml, training, budgets[name] // tasks_per_batch, progress=progress)
+                iterations = budgets[name] // tasks_per_batch
+                history = train(maml, training, iterations, progress=progress, processes=processes)
                 if not history.finished:
                     raise KeyboardInterrupt
+                computed_by = "loop" if maml.backend == "auto" else maml.backend  # too few batches to choose
+                if "peak_memory_bytes" not in entry:
+                    entry["peak_memory_bytes"] = peak_of_training(
+                        settings[name], replace(problem, root=None), tasks_per_batch, device, computed_by
+                    )
                 if progress:
                     trained = f"{title_of(name)}, seed {seed}: trained in {history.seconds:.1f} s"
                     tqdm.write(f"{trained}, testing ...", file=sys.stderr)
                 tested = evaluate(maml, test, eval_tasks)
                 run = {
                     "seed": seed,
-                    "backend": maml.backend,
+                    "backend": computed_by,
                     "train_seconds": round(history.seconds, 3),
                     "losses": [round(loss, 5) for loss in history.losses],
                     "task_accuracies": [round(accuracy, 5) for accuracy in tested.per_task],

@@ -6,6 +6,8 @@ What is computed for one task stands in `algorithms`, how many tasks are compute
 from __future__ import annotations
 
 import copy
+import logging
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,13 +19,23 @@ from torch import Tensor, nn
 from .algorithms import InnerLoop, accuracy, at_step
 from .engine import backends
 from .engine.autodiff import EAGER, Autodiff, detached
-from .engine.inspection import names_that_adapt, normalisation_parameters, refuse_running_statistics
+from .engine.choice import Choice
+from .engine.inspection import (
+    draws_random_numbers,
+    names_that_adapt,
+    normalisation_parameters,
+    refuse_running_statistics,
+)
 from .engine.stateless import Stateless
+from .engine.trees import leaves
 from .errors import InputError, check_choice, check_number
 from .meta_params import MetaGradient, MetaParams, Parameters, nested
 from .settings import Settings, recipe
 from .tasks import TaskBatch, check_batch, is_labels
 from .trial import check_labels, try_out
+
+SAME = 1e-8  # relative difference of two backends' numbers in float64; rounding makes 1e-11 of it at most
+_log = logging.getLogger(__name__)
 
 
 class Trajectory(NamedTuple):
@@ -60,8 +72,9 @@ class MAML(nn.Module):
             changes them in place. Normalisation layers must use batch statistics (`track_running_stats=False`).
         settings: a recipe's name or `Settings`; default MAML.
         loss: (outputs, targets) -> scalar, averaged over the examples; default cross-entropy.
-        backend: how the tasks of a meta-batch are computed: "loop", "threads", "vmap", "compiled" or "auto"
-            (see `engine.backends`); the choice is readable as `.backend`, at the latest after the first batch.
+        backend: how the tasks of a meta-batch are computed: "loop", "threads", "vmap", "batched", "products",
+            "compiled" or "auto", the fastest of them, which the first batches show (see `engine.backends`); then
+            `.backend` is the one that was chosen.
         **changes: settings to change, such as `inner_steps=3`.
 
     Raises:
@@ -102,9 +115,9 @@ class MAML(nn.Module):
         sets = max(self.settings.inner_steps, 1)
         self.norms = nested({name: torch.stack([parameters[name]] * sets) for name in norms})
         self._norms_came_from = {name: (0, parameters[name].clone()) for name in norms}
-        self._automatic = backend == "auto"
-        self.backend = backends.choose(backend, model)
-        self._tried = set()
+        check_choice("The backend", backend, backends.BACKENDS)
+        self._backend, self.choices, self._latest = backend, {}, None
+        self._kinds = {}
 
     @property
     def adapted_names(self) -> list[str]:
@@ -137,12 +150,15 @@ class MAML(nn.Module):
 
     @torch.inference_mode(False)  # whoever calls it under no_grad or inference_mode still wants gradients
     @torch.enable_grad()
-    def meta_gradients(self, batch: TaskBatch, epoch: int = 0) -> MetaGradient:
+    def meta_gradients(self, batch: TaskBatch, epoch: int = 0, *, workers=None, first_task: int = 0) -> MetaGradient:
         """The meta-loss and its gradient for every meta-parameter, averaged over the tasks of the batch.
 
         Args:
             batch: tensors with a leading task dimension.
             epoch: where in training we are; decides the loss weights and the derivative order where they anneal.
+            workers: the processes that share the tasks (`training.workers`); default this one alone.
+            first_task: number of the batch's first task in the meta-batch of which it is a part; decides what a model
+                draws at random.
 
         Returns:
             (loss, accuracy, gradients): the scalar meta-loss, the query accuracy after the last step (None for
@@ -153,14 +169,10 @@ class MAML(nn.Module):
                 torch.compile cannot do it.
         """
         batch = self.checked(batch)
-        meta, names = detached(self.meta_params()), self.adapted_names
-        order, weights = self.settings.order_at(epoch), self.settings.loss_weights(epoch)
-
-        def task_gradient(model, autodiff, *task):
-            return self.inner_loop(model, autodiff, names).meta_gradient(meta, TaskBatch(*task), order, weights)
-
-        mean = self._computed(backends.mean_over_tasks, task_gradient, batch, order)
-        return mean if is_labels(batch.query_y) else mean._replace(accuracy=None)
+        return self._by_fastest(
+            "meta-gradient", batch, self.settings.order_at(epoch), mean_gradient, epoch,
+            workers=workers, first_task=first_task,
+        )  # fmt: skip
 
     @torch.inference_mode(False)  # adapting needs gradients, wherever it is called
     @torch.enable_grad()
@@ -184,18 +196,7 @@ class MAML(nn.Module):
         batch = self.checked(batch)
         steps = self.settings.inner_steps if steps is None else steps
         check_number("steps", steps, at_least=0, integer=True)
-        meta, names = detached(self.meta_params()), self.adapted_names
-
-        def task_trajectory(model, autodiff, *task):
-            task, inner, measured = TaskBatch(*task), self.inner_loop(model, autodiff, names), []
-            for k, params in enumerate(inner.adapt(meta, task.support_x, task.support_y, order=1, steps=steps)):
-                if k == steps or not only_last:
-                    # All parameters are constants, so no graph is built; a model may still differentiate by itself.
-                    seen = _measure(inner, meta, detached(params), k, task, parameters, transductive)
-                    measured.append(detached(seen))
-            return backends.stacked(measured)
-
-        found = self._computed(backends.map_over_tasks, task_trajectory, batch, order=1)
+        found = self._by_fastest("trajectory", batch, 1, _measured, steps, parameters, only_last, transductive)
         scores = accuracy(found.query_outputs, batch.query_y[:, None]) if is_labels(batch.query_y) else None
         return Trajectory(found.support_loss, found.query_loss, scores, found.query_outputs, found.parameters or None)
 
@@ -239,35 +240,107 @@ class MAML(nn.Module):
             )
         if any(part.is_inference() for part in batch):
             batch = TaskBatch(*(part.clone() for part in batch))  # autograd takes no tensors of inference mode
-        # What takes a forward pass is tried once for each kind of batch.
-        kind = tuple((part.shape[2:], part.dtype) for part in batch)
-        new = kind not in self._tried
-        if new:
-            self._outputs_count = try_out(self.model, self.loss, batch)
-            self._tried.add(kind)
+        kind = self._kind(batch)
+        new = kind not in self._kinds
+        if new:  # what takes a forward pass is done once for each kind of batch
+            outputs_count = try_out(self.model, self.loss, batch)
+            draws = device.type == "cpu" and draws_random_numbers(self.model, batch.support_x[0])
+            self._kinds[kind] = (outputs_count, draws)
         if new or device.type == "cpu":  # on a GPU, looking at labels would make the CPU wait each time
-            check_labels(batch, self._outputs_count)
+            check_labels(batch, self._kinds[kind][0])
         return batch
 
-    def _computed(self, over_tasks, function, batch: TaskBatch, order: int):
-        """What `over_tasks` computes by this learner's backend; one that "auto" chose gives way to the loop if it
-        cannot compute this model, and says so."""
-        self.backend = backends.choose(self.backend, self.model, batch)
-        if not self._automatic or self.backend == "loop":
-            return over_tasks(function, self.model, batch, self.backend, order)
-        try:
-            return over_tasks(function, self.model, batch, self.backend, order)
-        except (InputError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            found = over_tasks(function, self.model, batch, "loop", order)  # or its own error, if the model is at fault
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def _kind(self, batch: TaskBatch):
+        return (self.model.training, *((part.shape[2:], part.dtype) for part in batch))
+
+    @property
+    def backend(self) -> str:
+        """The backend that was asked for; of "auto" the one that was chosen, once it is, for the latest batch."""
+        if self._backend == "auto" and self._latest is None and next(self.model.parameters()).device.type != "cpu":
+            return "vmap"
+        return (self._latest and self._latest.chosen) or self._backend
+
+    @backend.setter
+    def backend(self, name: str):
+        check_choice("The backend", name, backends.BACKENDS)
+        self._backend, self._latest = name, None
+
+    def _by_fastest(self, what: str, batch: TaskBatch, order: int, compute, *arguments, workers=None, first_task=0):
+        """`compute(self, batch, backend, seed, *arguments)` by this learner's backend; of "auto", by the candidate
+        whose turn it is.
+
+        Args:
+            what: is computed, in a word; with the batch's shapes it says which measurements are comparable.
+            batch: checked.
+            order: of the derivatives.
+            compute: gets the seed for the tasks' random numbers, or None where there are none.
+            workers: whose `mean_gradient` does it instead of `compute`.
+        """
+        run = compute if workers is None else workers.mean_gradient
+        draws = self._kinds[self._kind(batch)][1]
+        seed = int(torch.randint(2**40, ())) + first_task if draws else None
+        if self._backend != "auto":
+            return run(self, batch, self._backend, seed, *arguments)
+        choice = self._latest = self._choice(what, batch, order, draws, workers)
+        while True:
+            name, settled = choice.next(), choice.chosen
+            try:
+                if name in backends.BELOW_VMAP and not settled and name not in choice.cold:
+                    self._check_numbers(name, batch, compute, arguments)
+                began = time.perf_counter()
+                result = run(self, batch, name, seed, *arguments)
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if name == "loop":  # which can compute whatever can be computed: the model is at fault
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                self._exclude(choice, name, reason)
+                continue
+            choice.note(name, time.perf_counter() - began)
+            if choice.chosen and not settled:
+                _log.info("%s of %d tasks: %s.", what, len(batch.support_x), choice.in_words())
+            return result
+
+    def settle(self, backend: str | None) -> None:
+        """Have "auto" go on with this backend for batches as the latest; None leaves it as it is."""
+        if backend and self._latest and not self._latest.chosen:
+            self._latest.chosen = backend
+
+    def _choice(self, what, batch, order, draws, workers) -> Choice:
+        processes, threads = (1, torch.get_num_threads()) if workers is None else (workers.processes, workers.threads)
+        shapes = " and ".join("x".join(map(str, part.shape)) for part in (batch.support_x, batch.query_x))
+        key = f"{what} of {shapes}, order {order}, {processes} x {threads} threads"
+        if key not in self.choices:
+            each = -(-len(batch.support_x) // processes)  # tasks of a process, rounded up
+            self.choices[key] = Choice(backends.candidates(self.model, each, draws, threads))
+        return self.choices[key]
+
+    def _exclude(self, choice: Choice, name: str, reason: str) -> None:
+        """Go on without this candidate, and say so where the loop alone is left."""
+        if choice.chosen:  # what was chosen, or was the only one, fails later
+            choice.chosen, choice.names = None, [name, "loop"]
+        # What cannot be differentiated below vmap may still be within it.
+        tried = {*choice.reasons, *choice.names}
+        choice.exclude(name, reason, "vmap" if name in backends.BELOW_VMAP and "vmap" not in tried else None)
+        if choice.chosen == "loop":
             warnings.warn(
-                f"The tasks are computed in a loop from now on: {self.backend} cannot compute this model ({reason}).",
-                stacklevel=4,
+                f"The tasks are computed in a loop from now on: {name} cannot compute this model ({reason}).",
+                stacklevel=5,
             )
-            self.backend = "loop"
-            return found
+
+    def _check_numbers(self, backend: str, batch: TaskBatch, compute, arguments) -> None:
+        """Raise `ArithmeticError` unless this backend gives the loop's numbers on two tasks, in float64.
+
+        A model may do what no rule for all tasks at once knows rightly.
+        """
+        twin = copy.deepcopy(self).double()
+        few = TaskBatch(*(x[:2].double() if x.is_floating_point() else x[:2] for x in batch))
+        found, expected = (leaves(compute(twin, few, name, None, *arguments)) for name in (backend, "loop"))
+        for one, other in zip(found, expected):
+            one, other = one.nan_to_num(), other.nan_to_num()
+            if (one - other).norm() > SAME * max(1.0, other.norm()):
+                raise ArithmeticError("its numbers are not those of the loop")
 
     def load_state_dict(self, state_dict, *arguments, **keywords):
         """As `nn.Module.load_state_dict`."""
@@ -287,6 +360,37 @@ class MAML(nn.Module):
                     f"{name} was changed after this learner was made, which keeps a set of it for each step in "
                     "`norms`: load the model's weights first, then make the learner."
                 )
+
+
+def mean_gradient(maml: MAML, batch: TaskBatch, backend: str, seed: int | None, epoch: int) -> MetaGradient:
+    """The mean meta-gradient of the batch's tasks."""
+    settings, meta, names = maml.settings, detached(maml.meta_params()), maml.adapted_names
+    order, weights = settings.order_at(epoch), settings.loss_weights(epoch)
+
+    def task_gradient(model, autodiff, *task):
+        return maml.inner_loop(model, autodiff, names).meta_gradient(meta, TaskBatch(*task), order, weights)
+
+    mean = backends.mean_over_tasks(task_gradient, maml.model, batch, backend, order, seed)
+    return mean if is_labels(batch.query_y) else mean._replace(accuracy=None)
+
+
+def _measured(
+    maml: MAML, batch: TaskBatch, backend: str, seed: int | None, steps: int, parameters: bool, only_last: bool,
+    transductive: bool,
+) -> _Measured:  # fmt: skip
+    """Every task after each step, stacked."""
+    meta, names = detached(maml.meta_params()), maml.adapted_names
+
+    def task_trajectory(model, autodiff, *task):
+        task, inner, measured = TaskBatch(*task), maml.inner_loop(model, autodiff, names), []
+        for k, params in enumerate(inner.adapt(meta, task.support_x, task.support_y, order=1, steps=steps)):
+            if k == steps or not only_last:
+                # All parameters are constants, so no graph is built; a model may still differentiate by itself.
+                seen = _measure(inner, meta, detached(params), k, task, parameters, transductive)
+                measured.append(detached(seen))
+        return backends.stacked(measured)
+
+    return backends.map_over_tasks(task_trajectory, maml.model, batch, backend, 1, seed)
 
 
 class Reptile(MAML):

@@ -1,6 +1,8 @@
 """Which way of computing a meta-batch is chosen."""
 
 import functools
+import importlib
+import json
 import os
 import platform
 import shutil
@@ -20,79 +22,172 @@ from mamlcourse import (
     TaskBatch,
     learner,
     load_characters,
+    train,
 )  # fmt: skip
 from mamlcourse.engine import backends
-from mamlcourse.engine.backends import WIDE, WIDE_ENOUGH_FOR_THREADS, WIDE_FOR_SEVERAL, choose, keep_freed_memory
-from mamlcourse.engine.inspection import widest_output
+from mamlcourse.engine.backends import candidates, keep_freed_memory
+from mamlcourse.engine.choice import Choice
+from mamlcourse.engine.inspection import draws_random_numbers
 from mamlcourse.errors import InputError
 
-
-@pytest.fixture
-def cores():
-    """A function that sets PyTorch's number of threads for the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+learner_module = importlib.import_module("mamlcourse.learner")  # the package has a function of that name
 
 
 def batch(queries):
     return CharacterTasks(load_characters().split().train, queries=queries, tasks_per_batch=2).batch(0)
 
 
-def test_the_widest_output_is_that_of_any_layer():
-    assert widest_output(Conv4(5, 8), torch.zeros(3, 1, 28, 28)) == 3 * 8 * 28 * 28
-    assert widest_output(Conv4(5, 8, "stride"), torch.zeros(3, 1, 28, 28)) == 3 * 8 * 14 * 14
-    assert widest_output(nn.Linear(4, 2), torch.zeros(3, 4)) == 6
-
-
 def test_looking_at_a_model_leaves_no_trace():
     model, x = nn.Sequential(nn.Linear(4, 2), nn.Dropout()), torch.zeros(3, 4)
     before = torch.get_rng_state()
-    widest_output(model, x)
+    assert draws_random_numbers(model, x) and not draws_random_numbers(model.eval(), x)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+# Who is a candidate.
 
 
 @pytest.mark.parametrize(
-    "threads, limit, below, above",
+    "tasks, draws, threads, expected",
     [
-        (1, WIDE, "vmap", "loop"), (2, WIDE_FOR_SEVERAL, "vmap", "loop"),
-        (2, WIDE_ENOUGH_FOR_THREADS, "loop", "threads"), (1, WIDE_ENOUGH_FOR_THREADS, "loop", "loop"),
+        (4, False, 2, ["loop", "batched", "products", "threads"]), (4, False, 1, ["loop", "batched", "products"]),
+        (1, False, 2, ["loop"]), (4, True, 2, ["loop"]),
     ],
 )  # fmt: skip
-def test_small_convolutions_at_once_and_large_ones_one_by_one(threads, limit, below, above, cores):
-    cores(threads)
-    elements = 14 * 14 * 8 * 5  # of one query in each class
-    for queries, expected in ((limit // elements, below), (limit // elements + 1, above)):
-        # As many examples as that are not there: repeat one.
-        given = batch(1)
-        x = given.query_x.repeat(1, queries, 1, 1, 1)
-        given = given._replace(query_x=x, query_y=given.query_y.repeat(1, queries))
-        assert choose("auto", Conv4(5, 8, "stride"), given) == expected
+def test_candidates_on_a_cpu(tasks, draws, threads, expected):
+    assert candidates(Conv4(5, 2), tasks, draws, threads) == expected
 
 
-def test_the_choice_is_made_with_the_first_batch_and_stays(cores):
-    cores(1)
+def test_candidates_elsewhere():
+    assert candidates(MLP(), 4, False, 1) == ["loop", "batched"]  # nothing to convolve
+    assert candidates(Conv4(5, 2).to("meta"), 4, False, 2) == ["vmap"]
+
+
+# How one is chosen.
+
+
+def measured(names, seconds, **given):
+    """A `Choice` after its candidates took turns: {name: seconds of each of its calls, the cold one first}."""
+    choice, turns = Choice(list(names), **given), {name: iter(own) for name, own in seconds.items()}
+    while not choice.chosen:
+        name = choice.next()
+        choice.note(name, next(turns[name]))
+    return choice
+
+
+def test_the_fastest_is_chosen_by_its_best_call_when_warm():
+    slow_start, noisy = [9.0, 1.0, 1.0], [2.0, 3.0, 2.0]
+    choice = measured(["loop", "batched"], {"loop": noisy, "batched": slow_start})
+    assert choice.chosen == "loop"  # so slow a first call leaves nothing to try
+    choice = measured(["loop", "batched"], {"loop": noisy, "batched": [7.0, 1.0, 1.2]})
+    assert choice.chosen == "batched" and choice.times_as_fast() == {"loop": 1, "batched": 2}
+
+
+def test_the_earlier_one_stays_unless_another_is_clearly_faster():
+    for batched, expected in ((0.97, "loop"), (0.9, "batched")):
+        assert measured(["loop", "batched"], {"loop": [1] * 3, "batched": [batched] * 3}).chosen == expected
+
+
+def test_a_candidate_far_behind_is_not_tried_again():
+    choice = measured(["loop", "batched", "threads"], {"loop": [1] * 3, "batched": [0.5] * 3, "threads": [1.4, 0.9]})
+    assert choice.chosen == "batched" and len(choice.seconds["threads"]) == 1
+    assert measured(["loop", "vmap"], {"loop": [1] * 3, "vmap": [4.1]}).seconds.get("vmap") is None
+
+
+def test_a_choice_says_what_it_measured_and_comes_back_from_plain_values():
+    choice = Choice(["loop", "batched", "products"])
+    for name in ("loop", "batched"):
+        choice.note(name, 1.0)
+    choice.exclude("products", "no rule")
+    again = Choice(**json.loads(json.dumps(choice.to_record())))
+    assert again == choice and again.next() == "loop"
+    for name in ("loop", "batched") * 2:
+        again.note(name, 1.0 if name == "loop" else 0.4)
+    assert again.in_words() == (
+        "backend batched, measured by the first batches (times as fast as loop: loop 1.00, batched 2.50); products "
+        "cannot compute this model (no rule)"
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock by which each backend takes as long as `clock[backend]` says, 1 second if it does not."""
+    seconds, now = {}, [0.0]
+    original = learner_module.mean_gradient
+
+    def slowed(maml, batch, backend, *rest):
+        now[0] += seconds.get(backend, 1.0)
+        return original(maml, batch, backend, *rest)
+
+    monkeypatch.setattr(learner_module, "mean_gradient", slowed)
+    monkeypatch.setattr(learner_module.time, "perf_counter", lambda: now[0])
+    return seconds
+
+
+def test_auto_measures_on_the_first_batches_and_stays(clock, caplog):
+    clock |= {"products": 0.25, "batched": 0.5}
+    caplog.set_level("INFO", "mamlcourse")
     maml = MAML(Conv4(5, 4, "stride"), inner_steps=1)
     assert maml.backend == "auto"
-    maml.meta_gradients(batch(1))
-    assert maml.backend == "vmap"
+    found = [maml.meta_gradients(batch(1)).loss.item() for _ in range(12)]
+    assert maml.backend == "products" and found == pytest.approx([found[0]] * 12, rel=1e-5)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("meta-gradient of 2 tasks: backend products") and "products 4.00" in said
+    maml.meta_gradients(batch(15))  # another kind of batch is measured for itself
+    assert maml.backend == "auto" and len(maml.choices) == 2
     maml.backend = "loop"
     maml.meta_gradients(batch(15))
     assert maml.backend == "loop"
 
 
-def test_without_convolutions_nothing_has_to_be_seen():
-    maml = MAML(MLP(), loss=nn.functional.mse_loss, inner_steps=1)
+def test_the_choice_is_kept_in_the_checkpoint(clock, tmp_path):
+    """A resumed run goes on with the backend of the first, also if that is not the fastest any more."""
+    clock |= {"batched": 0.2}
+    tasks = CharacterTasks(load_characters().split().train, queries=1, tasks_per_batch=2)
+    for iterations in (4, 12):  # amid the measuring, and after it
+        maml = MAML(Conv4(5, 2, "stride"), inner_steps=1)
+        train(maml, tasks, iterations, checkpoint=tmp_path / "run.pt", resume=True, progress=False)
+    assert maml.backend == "batched"
+    (choice,) = maml.choices.values()
+    clock |= {"batched": 5.0}
+    again = MAML(Conv4(5, 2, "stride"), inner_steps=1)
+    train(again, tasks, 14, checkpoint=tmp_path / "run.pt", resume=True, progress=False)
+    assert again.backend == "batched" and list(again.choices.values()) == [choice]
+
+
+def test_wrong_numbers_are_no_candidate(monkeypatch, clock):
+    """A layer whose outputs are right and whose gradients are slightly wrong."""
+    clock |= {"batched": 0.1, "products": 0.1, "threads": 9.0, "vmap": 0.5}
+
+    def almost(input, *arguments, **keywords):
+        y = nn.functional.conv2d(input, *arguments, **keywords)
+        return y + 1e-5 * (y - y.detach())
+
+    for layers in backends.LAYERS.values():
+        monkeypatch.setitem(layers, nn.functional.conv2d, almost)
+    torch.manual_seed(0)
+    model = Conv4(5, 2, "stride")
+    nn.init.normal_(model.head.weight)  # with the head of zeros nothing flows back
+    maml = MAML(model, inner_steps=2, inner_lr=0.4)
+    for _ in range(12):
+        maml.meta_gradients(batch(1))
+    (choice,) = maml.choices.values()
+    assert choice.reasons.keys() == {"batched", "products"}
+    assert choice.reasons["batched"] == choice.reasons["products"] == "its numbers are not those of the loop"
     assert maml.backend == "vmap"
-    maml.meta_gradients(SinusoidTasks(tasks_per_batch=2).batch(0))
 
 
-@pytest.mark.parametrize("backend", ["loop", "threads", "vmap"])
+@pytest.mark.parametrize("backend", ["loop", "threads", "vmap", "batched", "products"])
 def test_a_named_backend_is_used(backend):
     maml = MAML(Conv4(5, 2, "stride"), backend=backend, inner_steps=1)
     maml.meta_gradients(batch(1))
-    assert maml.backend == backend
+    assert maml.backend == backend and not maml.choices
+
+
+def test_an_unknown_backend_is_refused():
+    for give in (lambda: MAML(MLP(), backend="gpu"), lambda: setattr(MAML(MLP()), "backend", "gpu")):
+        with pytest.raises(InputError, match="The backend 'gpu' is unknown. Allowed: .*batched, products"):
+            give()
 
 
 def waves(backend, model=None, **settings):

@@ -574,7 +574,7 @@ def test_meta_gradients_on_rgb_images_agree_between_backends(network, name):
     batch = colourful().batch(0)
     batch = type(batch)(*(x.double() if x.is_floating_point() else x for x in batch))
     found = []
-    for backend in ("loop", "vmap"):
+    for backend in ("loop", "vmap", "batched", "products"):
         torch.manual_seed(0)
         model = NETWORKS[network]().double()
         torch.nn.init.normal_(model.head.weight)

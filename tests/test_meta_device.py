@@ -27,7 +27,7 @@ def all_meta(*tensors):
 
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["", "recomputed"])
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", ["loop", "vmap", "batched", "products"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_algorithm_stays_on_its_device(name, backend, checkpoint, noise):
     if checkpoint and name == "reptile":
@@ -45,7 +45,7 @@ def test_every_algorithm_stays_on_its_device(name, backend, checkpoint, noise):
     assert kind_of_epoch(maml, 3)
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", ["loop", "vmap", "batched", "products"])
 @pytest.mark.parametrize(
     "make", [SinusoidTasks, lambda device: FunctionTasks(lambda x, a: a * x, a=(0, 1), device=device)]
 )

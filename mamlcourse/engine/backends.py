@@ -1,10 +1,15 @@
 """How the tasks of a meta-batch are computed: one after the other, in threads, or all at once with vmap.
 
 The algorithms hand over a function of one task; nothing here knows what an inner step is. All backends give the same
-numbers within rounding. Which is fastest depends on the device and the model; `choose` holds what was measured.
-"compiled", vmap's operations fused by torch.compile, is never chosen by itself: it takes from seconds to minutes to
-begin and needs a C++ compiler (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it. Then it is the
-fastest for small networks, not for wide convolutions (results/compiled.json). On a GPU it was not run.
+numbers within rounding:
+
+* "loop": one task after the other. "threads": as many at a time as there are cores.
+* "vmap": all at once, differentiated within vmap (`torch.func`).
+* "batched", "products": all at once, differentiated below vmap, by layers of two kinds (`batched`).
+* "compiled": vmap's operations fused by torch.compile. Never chosen by itself: it takes from seconds to minutes to
+  begin and needs a C++ compiler (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it. Then it is the
+  fastest for small networks, not for wide convolutions (results/compiled.json). On a GPU it was not run.
+* "auto": on a CPU whichever of them the first batches show to be the fastest (`choice`); on a GPU "vmap".
 """
 
 from __future__ import annotations
@@ -14,50 +19,38 @@ import functools
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from ..errors import InputError, check_choice
-from .autodiff import EAGER, FUNCTIONAL
-from .inspection import draws_random_numbers, widest_output
-from .kernels import for_loop, for_vmap
+from ..errors import InputError
+from .autodiff import EAGER, FUNCTIONAL, Below
+from .batched import PRODUCTS, WIDENED
+from .kernels import Instead, for_loop, for_vmap
 from .stateless import Stateless
 from .trees import filled, leaves, tree_map
 
-BACKENDS = ("auto", "loop", "threads", "vmap", "compiled")
-# Numbers in the largest layer output of one task up to which vmap was measured to be faster than the loop, with one
-# thread and with two; and from which threads of one core each are faster than a loop on both (results/backends.json).
-WIDE, WIDE_FOR_SEVERAL, WIDE_ENOUGH_FOR_THREADS = 200_000, 500_000, 1_200_000
+BACKENDS = ("auto", "loop", "threads", "vmap", "batched", "products", "compiled")
+ONE_BY_ONE, LAYERS = ("loop", "threads"), {"batched": WIDENED, "products": PRODUCTS}
+BELOW_VMAP = tuple(LAYERS)
 
 
-def choose(backend: str, model: nn.Module, batch=None) -> str:
-    """The backend to use for this model where it stands; `backend` itself unless that is "auto".
+def candidates(model: nn.Module, tasks: int, draws: bool, threads: int) -> list[str]:
+    """Whom "auto" chooses from for this model where it stands, with this many tasks at a time.
 
-    For a network with convolutions on a CPU it depends on the batch: without one the answer is still "auto".
-
-    Raises:
-        InputError: the backend is unknown.
+    Args:
+        model: the model.
+        tasks: in a batch.
+        draws: whether the model draws random numbers. They are the same with the same seed in a loop alone.
+        threads: of this process.
     """
-    check_choice("The backend", backend, BACKENDS)
-    if backend != "auto":
-        return backend
-    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
-    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
-    if not on_cpu or not convolves:
-        return "vmap"
-    if batch is None:
-        return "auto"
-    # Few numbers in a layer: the time goes to the number of calls, and vmap makes one of many. Many: it goes to
-    # arithmetic, and there vmap loses, as it turns convolutions with weights for each task into grouped ones.
-    examples = max(batch.support_x.shape[1], batch.query_x.shape[1]) / batch.support_x.shape[1]
-    widest, several = widest_output(model, batch.support_x[0]) * examples, torch.get_num_threads() > 1
-    if widest <= (WIDE_FOR_SEVERAL if several else WIDE):
-        return "vmap"
-    # Threads of one process wait for Python's lock at each call, so calls must take a while. They draw random numbers
-    # from one generator in any order, so that the same seed would not give the same numbers.
-    threads = several and widest >= WIDE_ENOUGH_FOR_THREADS
-    return "threads" if threads and not draws_random_numbers(model, batch.support_x[0]) else "loop"
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        return ["vmap"]
+    if draws or tasks == 1:
+        return ["loop"]
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    return ["loop", "batched", *["products"] * convolves, *["threads"] * (threads > 1)]
 
 
 def stacked(trees):
@@ -69,30 +62,40 @@ def stacked(trees):
 # tensors; `model` is `Stateless`, `autodiff` is how it must differentiate, `order` of what order its derivatives are.
 
 
-def map_over_tasks(function, model: nn.Module, batch, backend: str, order: int):
-    """The function's results for every task, stacked."""
-    if backend in ("vmap", "compiled"):  # what is looked at once is not worth compiling
-        return _vmap(function, model, batch)
-    return stacked(list(_one_by_one(function, model, batch, backend, order)))
+def map_over_tasks(function, model: nn.Module, batch, backend: str, order: int, seed: int | None = None):
+    """The function's results for every task, stacked. In a loop task i draws its random numbers from `seed` + i."""
+    if backend not in ONE_BY_ONE:
+        # What is looked at once is not worth compiling.
+        return _all_at_once(function, model, batch, "vmap" if backend == "compiled" else backend)
+    return stacked(list(_one_by_one(function, model, batch, backend, order, seed)))
 
 
-def mean_over_tasks(function, model: nn.Module, batch, backend: str, order: int):
-    """The mean of the function's results over the tasks; in a loop only their sum is kept."""
-    if backend in ("vmap", "compiled"):
-        return tree_map(lambda value: value.mean(0), _vmap(function, model, batch, backend == "compiled"))
+def mean_over_tasks(function, model: nn.Module, batch, backend: str, order: int, seed: int | None = None):
+    """The mean of the function's results over the tasks, as `map_over_tasks`; in a loop only their sum is kept."""
+    if backend not in ONE_BY_ONE:
+        return tree_map(lambda value: value.mean(0), _all_at_once(function, model, batch, backend))
     total = None
-    for result in _one_by_one(function, model, batch, backend, order):
+    for result in _one_by_one(function, model, batch, backend, order, seed):
         values = leaves(result)
         total = values if total is None else torch._foreach_add(total, values)  # one call, faster than one by one
     return filled(result, torch._foreach_div(total, len(batch[0])))
 
 
-def _vmap(function, model, batch, compiled=False):
-    # Differentiating inside vmap, not through it: the other order is slightly wrong for F.batch_norm, whose
-    # batching rule takes the saved mean and standard deviation as constants.
-    all_tasks = torch.func.vmap(functools.partial(function, Stateless(model), FUNCTIONAL), randomness="different")
-    with for_vmap(model):
-        return _compiled(all_tasks, batch) if compiled else all_tasks(*batch)
+def _below(function, model, *task):
+    return function(model, Below(task[0]), *task)
+
+
+def _all_at_once(function, model, batch, backend):
+    # Differentiating inside vmap, or below it, but not through it: that is slightly wrong for F.batch_norm, whose
+    # backward pass has a batching rule that takes the saved mean and standard deviation as constants.
+    if backend in LAYERS:
+        of_one_task = functools.partial(_below, function, Stateless(model))
+    else:
+        of_one_task = functools.partial(function, Stateless(model), FUNCTIONAL)
+    all_tasks = torch.func.vmap(of_one_task, randomness="different")
+    keep_freed_memory()
+    with Instead(LAYERS[backend]) if backend in LAYERS else for_vmap(model):
+        return _compiled(all_tasks, batch) if backend == "compiled" else all_tasks(*batch)
 
 
 @functools.cache
@@ -115,13 +118,13 @@ def _compiled(function, batch):
         ) from error
 
 
-def _one_by_one(function, model, batch, backend, order):
+def _one_by_one(function, model, batch, backend, order, seed):
     keep_freed_memory()
     tasks = list(zip(*batch))
     if backend == "loop" or len(tasks) == 1:
         stateless = Stateless(model)
-        for task in tasks:
-            with for_loop(model, order):
+        for number, task in enumerate(tasks):
+            with for_loop(model, order), _drawing_from(None if seed is None else seed + number):
                 result = function(stateless, EAGER, *task)
             yield result
         return
@@ -148,6 +151,17 @@ def _one_by_one(function, model, batch, backend, order):
             yield from pool.map(in_thread, tasks)
     finally:
         torch.set_num_threads(before)  # what threads started later begin with
+
+
+@contextmanager
+def _drawing_from(seed):
+    """Random numbers on the CPU from this seed, and those outside as if nothing had been drawn."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @functools.cache

@@ -55,18 +55,6 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
     return [name for name in names if name in chosen]
 
 
-def widest_output(model: nn.Module, x: Tensor) -> int:
-    """How many elements the largest output of any layer has when the model runs on x. Draws no random numbers."""
-    model, sizes = replica(model), []
-    layers = [layer for layer in model.modules() if not list(layer.children())]
-    note = lambda layer, inputs, output: sizes.append(output.numel() if isinstance(output, Tensor) else 0)  # noqa: E731
-    for layer in layers:
-        layer.register_forward_hook(note)
-    with torch.random.fork_rng(devices=[]):
-        model(x)
-    return max(sizes, default=0)
-
-
 def draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
     """Whether the model draws random numbers on a CPU when it runs on x, as dropout does. Leaves no trace."""
     with torch.random.fork_rng(devices=[]):

@@ -52,7 +52,7 @@ def for_loop(model: nn.Module, order: int = 2):
 
 
 def for_vmap(model: nn.Module):
-    """A context for meta-gradients of all tasks at once. On a CPU `F.conv2d` is the faster one."""
+    """A context for meta-gradients of all tasks at once, differentiated within vmap."""
     convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     return Instead({F.conv2d: _unfolded}) if convolves and _on_gpu(model) else nullcontext()
 
@@ -78,10 +78,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padd
     # result would have channels first.
     x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
     steps = ([n, n] if isinstance(n, int) else list(n) for n in (stride, padding, dilation))
-    return _Convolution.apply(x, weight, bias, *steps, groups)
+    return Convolution.apply(x, weight, bias, *steps, groups)
 
 
-class _Convolution(Function):
+class Convolution(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, *how):
         ctx.save_for_backward(x, weight)
@@ -92,11 +92,11 @@ class _Convolution(Function):
     def backward(ctx, g):
         wanted = ctx.needs_input_grad[:3]
         # Whoever differentiates only once needs no graph, and is spared the calls that would make one.
-        gradient = _ConvolutionGradient.apply if torch.is_grad_enabled() else _conv_gradients
+        gradient = ConvolutionGradient.apply if torch.is_grad_enabled() else _conv_gradients
         return *gradient(g, *ctx.saved_tensors, ctx.how, wanted), None, None, None, None
 
 
-class _ConvolutionGradient(Function):
+class ConvolutionGradient(Function):
     """From the gradient g of a convolution's output to those of x, weight and bias. Each is linear in g and in one
     other tensor, so that their derivatives are convolutions again."""
 
@@ -189,10 +189,10 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     Returns:
         γ x̂ + β, as x, with x̂ = (x - mean) / σ.
     """
-    return _BatchNorm.apply(x, weight, bias, eps)
+    return BatchNorm.apply(x, weight, bias, eps)
 
 
-class _BatchNorm(Function):
+class BatchNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
         y, mean, inverse = _normalised(x, weight, bias, eps)
@@ -201,11 +201,11 @@ class _BatchNorm(Function):
 
     @staticmethod
     def backward(ctx, g):
-        gradient = _BatchNormGradient.apply if torch.is_grad_enabled() else _gradient
+        gradient = BatchNormGradient.apply if torch.is_grad_enabled() else _gradient
         return *gradient(g, *ctx.saved_tensors), None
 
 
-class _BatchNormGradient(Function):
+class BatchNormGradient(Function):
     """From the gradient g of the output to those of x, weight γ and bias:
 
         γ P(g) / σ,   Σ g x̂,   Σ g,   where P(g) = g - m(g) - x̂ m(g x̂)

@@ -150,14 +150,14 @@ def plan(
 
 def reproduce(
     run: Plan, results: str | Path, checkpoints: str | Path, *, device="auto", backend="auto",
-    out_of_time: Callable[[], bool] = lambda: False, save_every: int = 200, progress: bool = True,
+    processes: int = 1, out_of_time: Callable[[], bool] = lambda: False, save_every: int = 200, progress: bool = True,
 ) -> dict | None:  # fmt: skip
     """Train a run, going on from its checkpoint if there is one, test it, and write its result file.
 
     Args:
         run: from `plan`.
         results, checkpoints: folders.
-        device, backend: as in `choose_device` and `MAML`.
+        device, backend, processes: as in `choose_device`, `MAML` and `train`.
         out_of_time: asked after each iteration; when it says so, the checkpoint is saved and training stops.
         save_every: iterations between checkpoints.
         progress: whether to show a progress bar.
@@ -173,7 +173,9 @@ def reproduce(
     check_outputs(result)
     with only_writer(result):
         if not result.exists():
-            return _train_and_test(run, result, checkpoint, device, backend, out_of_time, save_every, progress)
+            return _train_and_test(
+                run, result, checkpoint, device, backend, processes, out_of_time, save_every, progress
+            )
         record = read_json(result)
         check_result(record, result)
         _check_same_plan(record["plan"], run, result)
@@ -192,7 +194,9 @@ def _kept(run: Plan, checkpoint: Path) -> dict:
     return kept
 
 
-def _train_and_test(run, result, checkpoint, device, backend, out_of_time, save_every, progress) -> dict | None:
+def _train_and_test(
+    run, result, checkpoint, device, backend, processes, out_of_time, save_every, progress
+) -> dict | None:
     device = choose_device(device)
     maml = learner(run.problem.network(run.seed, device), run.settings, backend=backend)
     # Kept in the checkpoint: the plan, the learning curve, the best models, and where it ran for how long.
@@ -216,7 +220,7 @@ def _train_and_test(run, result, checkpoint, device, backend, out_of_time, save_
         validation=run.tasks("validation", device), validation_tasks=run.validation_tasks,
         validation_steps=run.test_steps, validate_every=max(run.iterations // VALIDATIONS, 1),
         checkpoint=checkpoint, save_every=save_every, resume=True, config=kept, each_iteration=each_iteration,
-        progress=progress,
+        progress=progress, processes=processes,
     )  # fmt: skip
     if not history.finished:
         return None

@@ -18,6 +18,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ..engine.backends import BACKENDS
 from ..errors import InputError
 from ..meta_params import MetaGradient, MetaParams
 from ..tasks import TaskBatch
@@ -38,10 +39,12 @@ class Ranks:
     Attributes:
         rank: this one's number, from 0.
         size: how many there are.
+        backend: the one that rank 0 computes with, as the others must for the same numbers; None for a process alone,
+            and while it is not chosen.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.backend = rank, size, None
         self._wish = self._all_stop = self._terminated = False
 
     def device(self, chosen: torch.device) -> torch.device:
@@ -73,31 +76,39 @@ class Ranks:
                 f"tasks_per_batch: expected at least {self.size}, so that each of the {self.size} processes has a "
                 f"task, got {tasks}."
             )
-        begin, end = (tasks * rank // self.size for rank in (self.rank, self.rank + 1))
-        return TaskBatch(*(part[begin:end] for part in batch))
+        end = tasks * (self.rank + 1) // self.size
+        return TaskBatch(*(part[self.first(batch) : end] for part in batch))
 
-    def average(self, mine: MetaGradient, weight: float) -> MetaGradient:
+    def first(self, batch: TaskBatch) -> int:
+        """The number of this rank's first task."""
+        return len(batch[0]) * self.rank // self.size
+
+    def average(self, mine: MetaGradient, weight: float, backend: str = "auto") -> MetaGradient:
         """The mean over the whole meta-batch, from each rank's mean over its own tasks.
 
-        All of it travels, with the wish to stop, in one all-reduce of one flat buffer of the parameters' type (the
-        widest where they differ).
+        All of it travels, with the wish to stop and the backend of rank 0, in one all-reduce of one flat buffer of the
+        parameters' type (the widest where they differ).
 
         Args:
             mine: this rank's.
             weight: this rank's share of the tasks; the ranks' weights sum to 1.
+            backend: what computed this.
 
         Raises:
             LostRank: another rank is gone.
         """
         if self.size == 1:
             return mine
-        wish = mine.loss.new_tensor(float(self._wish or self._terminated))
+        number = BACKENDS.index(backend) if self.rank == 0 else 0
+        words = mine.loss.new_tensor([number / weight, float(self._wish or self._terminated)])
         scores = [] if mine.accuracy is None else [mine.accuracy]
-        parts = [*mine.gradients.tensors(), mine.loss, *scores, wish]
+        parts = [*mine.gradients.tensors(), mine.loss, *scores, words]
         buffer = torch.cat([part.reshape(-1) for part in parts]) * weight
         with self._noticing_deaths():
             dist.all_reduce(buffer)
-            self._all_stop = buffer[-1].item() > 0  # on a GPU this waits, so a failure shows here and not later
+            number, wishes = buffer[-2:].tolist()  # on a GPU this waits, so a failure shows here and not later
+        self._all_stop, chosen = wishes > 0, BACKENDS[round(number)]
+        self.backend = None if chosen == "auto" else chosen
         pieces = buffer.split([part.numel() for part in parts])
         means = iter([piece.view_as(part).to(part.dtype) for piece, part in zip(pieces, parts)])
         gradients = MetaParams(*({name: next(means) for name in part} for part in mine.gradients))

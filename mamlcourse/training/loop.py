@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..engine.choice import Choice
 from ..engine.inspection import normalisation_parameters
 from ..errors import InputError, check_number
 from ..evaluation import evaluate
@@ -39,6 +40,7 @@ from .checkpoints import (
 )
 from .distributed import LostRank, Ranks
 
+MOST_PROCESSES = 1024
 LARGEST = 10**9  # iterations; more would take decades
 FETCH_EVERY_ON_GPU = 20  # reading a loss makes the CPU wait for the GPU, so losses are read in groups
 
@@ -79,6 +81,7 @@ def train(
     config: dict | None = None,
     each_iteration: Callable[[History], bool | None] | None = None,
     progress: bool = True,
+    processes: int = 1,
     ranks: Ranks | None = None,
     capture: bool | None = None,
 ) -> History:
@@ -102,10 +105,11 @@ def train(
         each_iteration: called with the history after each iteration (and its validation, before it is saved); when it
             returns True, training stops there as on Ctrl-C. On a GPU the last few losses may not have been read yet.
         progress: whether to show a progress bar.
-        ranks: the processes to share the tasks with (`distributed.joined`); default none. All get the same
-            meta-parameters, those of one process within rounding if the network draws no random numbers. Only rank 0
-            validates, calls `each_iteration`, prints, and reads and writes the checkpoint. Stopping takes an iteration
-            more.
+        processes: how many processes of this machine share the tasks of each meta-batch (`workers`), on a CPU only. The
+            numbers are those of one process within rounding, those that a model draws at random included.
+        ranks: the processes to share the tasks with that torchrun started (`distributed.joined`); default none. All
+            get the same meta-parameters, those of one process within rounding. Only rank 0 validates, calls
+            `each_iteration`, prints, and reads and writes the checkpoint. Stopping takes an iteration more.
         capture: whether to record whole steps as a CUDA graph (`capture`): default where that is possible; on a GPU
             where it is not, the reason is printed. True insists, False takes one operation after the other.
 
@@ -136,14 +140,14 @@ def train(
         if ranks.rank > 0:
             validation, each_iteration, progress = None, None, False
         run = _Run(maml, iterations, checkpoint, config, ranks)
-        with run.alone():
+        with run.alone(), _shared(maml, processes) as workers:
             recording = steppers.can_record(maml, tasks, ranks, capture)
             optimizer = run.optimizer = steppers.adam(maml, capturable=recording)
             run.resume(resume)
             if recording:
                 stepper = steppers.RecordedStepper(maml, optimizer, tasks)
             else:
-                stepper = steppers.EagerStepper(maml, optimizer, tasks, ranks, start=run.done)
+                stepper = steppers.EagerStepper(maml, optimizer, tasks, ranks, start=run.done, workers=workers)
             bar = tqdm(
                 total=iterations, initial=run.done, disable=not progress, leave=False, desc=maml.settings.name,
                 unit="batch",
@@ -215,6 +219,24 @@ def train_maml(
         iterations = operator.length_hint(task_dataloader, 50)  # not every DataLoader has a length
     history = train(maml, task_dataloader, iterations, progress=progress)
     return model, maml, history.losses
+
+
+def _shared(maml: MAML, processes: int):
+    """A context with the processes that share the tasks; None in it where one does it all.
+
+    Raises:
+        InputError: the number is not allowed, or the model is not on the CPU or cannot be sent to another process.
+    """
+    check_number("processes", processes, at_least=1, integer=True)
+    check_number("processes", processes, at_most=MOST_PROCESSES, integer=True)
+    if processes == 1:
+        return nullcontext()
+    device = next(maml.parameters()).device
+    if device.type != "cpu":
+        raise InputError(f"processes: expected 1 for a model on the {device.type}, got {processes}: they share a CPU.")
+    from .workers import running  # imported by whoever wants several processes alone
+
+    return running(maml, int(processes))
 
 
 def _check_arguments(tasks, ranks: Ranks, resume: bool, checkpoint, **numbers) -> None:
@@ -326,6 +348,7 @@ class _Run:
             "config": self.config,
             "maml": self.maml.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "backends": {work: choice.to_record() for work, choice in self.maml.choices.items()},
             "done": self.done,
             "iterations": self.iterations,
             "random_state": torch.get_rng_state() if random_state is None else random_state,
@@ -362,6 +385,8 @@ class _Run:
             steppers.load_adam(self.optimizer, state["optimizer"])
             torch.set_rng_state(state["random_state"])
             self.history = History(**state["history"])
+            chosen = state.get("backends", {})  # checkpoints of the first edition have none
+            self.maml.choices |= {work: Choice(**record) for work, record in chosen.items()}
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
             raise InputError(f"{self.checkpoint} is not a whole checkpoint ({what}).") from None

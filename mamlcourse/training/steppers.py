@@ -7,7 +7,7 @@ There are two steppers with the same two methods: one operation after the other,
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from ..meta_params import outer_step
 from ..tasks import TaskBatch, check_batch, is_family
 from . import cuda_graphs
 from .distributed import Ranks
+
+if TYPE_CHECKING:
+    from .workers import Workers
 
 
 class Step(NamedTuple):
@@ -39,10 +42,11 @@ class EagerStepper:
         tasks: a task family, or an iterable of batches.
         ranks: the processes that share the tasks.
         start: number of the first batch.
+        workers: processes of this rank that share its tasks; default none.
     """
 
-    def __init__(self, maml: MAML, optimizer, tasks, ranks: Ranks, start: int):
-        self.maml, self.optimizer, self.ranks, self.epoch = maml, optimizer, ranks, 0
+    def __init__(self, maml: MAML, optimizer, tasks, ranks: Ranks, start: int, workers: Workers | None = None):
+        self.maml, self.optimizer, self.ranks, self.workers, self.epoch = maml, optimizer, ranks, workers, 0
         self.meta = maml.meta_params()
         self.batches = _batches(tasks, start, self.meta.tensors()[0].device)
 
@@ -53,8 +57,11 @@ class EagerStepper:
     def step(self, lr: float) -> Step:
         batch = next(self.batches)
         share = self.ranks.slice(batch)
-        mine = self.maml.meta_gradients(share, self.epoch)
-        loss, accuracy, gradients = self.ranks.average(mine, weight=len(share.support_x) / len(batch.support_x))
+        first = self.ranks.first(batch)
+        mine = self.maml.meta_gradients(share, self.epoch, workers=self.workers, first_task=first)
+        weight = len(share.support_x) / len(batch.support_x)
+        loss, accuracy, gradients = self.ranks.average(mine, weight, self.maml.backend)
+        self.maml.settle(self.ranks.backend)
         # Where reading it makes nobody wait, a loss that is not finite spoils no parameter: its reader stops the run.
         if loss.device.type != "cpu" or loss.isfinite():
             set_lr(self.optimizer, lr)

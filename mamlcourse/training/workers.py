@@ -1,0 +1,121 @@
+"""The tasks of a meta-batch shared among processes of this machine, without torchrun.
+
+The processes are loky's, which sends them classes that were defined in a notebook, too. They live as long as the run.
+For every meta-batch each gets the meta-parameters and its share of the tasks, and returns its meta-gradient.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import cloudpickle
+import psutil
+import torch
+from loky import ProcessPoolExecutor
+from loky.process_executor import BrokenProcessPool
+
+from ..engine.trees import tree_map
+from ..errors import InputError
+from ..learner import MAML, mean_gradient
+from ..meta_params import MetaGradient
+from ..tasks import TaskBatch
+
+
+@contextmanager
+def running(maml: MAML, processes: int):
+    """The `Workers` of a run, which end with it, however it ends."""
+    workers = Workers(maml, processes)
+    try:
+        yield workers
+    finally:
+        workers.end()
+
+
+class Workers:
+    """Processes that compute meta-gradients of this learner; each takes an equal part of PyTorch's threads.
+
+    Args:
+        maml: the learner, on the CPU.
+        processes: how many.
+
+    Raises:
+        InputError: the model cannot be sent to another process.
+    """
+
+    def __init__(self, maml: MAML, processes: int):
+        self.processes, self.threads = processes, max(torch.get_num_threads() // processes, 1)
+        try:
+            sent = cloudpickle.dumps(maml)
+        except Exception as error:  # whatever a part of the model raises when it is asked for its contents
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"processes: the model cannot be sent to other processes ({reason}).") from error
+        self.executor = ProcessPoolExecutor(
+            processes, timeout=None, initializer=_begin, initargs=(sent, self.threads, os.getpid())
+        )
+
+    def mean_gradient(self, maml: MAML, batch: TaskBatch, backend: str, seed: int | None, epoch: int) -> MetaGradient:
+        """As `learner.mean_gradient`, by all processes.
+
+        Raises:
+            InputError: a process ended, as one does that the system kills for its memory.
+        """
+        count = min(self.processes, len(batch.support_x))
+        bounds = [len(batch.support_x) * number // count for number in range(count + 1)]
+        state = maml.state_dict(), maml.model.training, [p.requires_grad for p in maml.parameters()]
+        state = cloudpickle.dumps(state)  # once for all
+        futures = []
+        for begin, end in zip(bounds, bounds[1:]):
+            share = TaskBatch(*(x[begin:end].clone() for x in batch))  # a view would be sent with all that it views
+            first = None if seed is None else seed + begin
+            futures.append(self.executor.submit(_share, state, share, backend, first, epoch))
+        try:
+            shares = [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"One of the {self.processes} processes that share the tasks ended; memory may have run out: "
+                "use fewer processes or tasks."
+            ) from error
+        weights = [(end - begin) / len(batch.support_x) for begin, end in zip(bounds, bounds[1:])]
+        scored = [share if share.accuracy is not None else share._replace(accuracy=share.loss) for share in shares]
+        mean = tree_map(lambda *parts: sum(w * part for w, part in zip(weights, parts)), *scored)
+        return mean if shares[0].accuracy is not None else mean._replace(accuracy=None)
+
+    def end(self) -> None:
+        """Stop the processes, also amid their work."""
+        self.executor.shutdown(wait=True, kill_workers=True)
+
+
+# In the processes.
+
+_learner: MAML | None = None
+
+
+def _begin(sent: bytes, threads: int, first: int) -> None:
+    global _learner
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # these reach all processes; the first one decides when to stop
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(first,), daemon=True).start()
+    torch.set_num_threads(threads)
+    _learner = cloudpickle.loads(sent)
+
+
+def _end_with(process: int) -> None:
+    """Whoever ends the first process without a word ends this one too."""
+    while psutil.pid_exists(process):
+        time.sleep(1)
+    os._exit(1)
+
+
+@torch.enable_grad()
+def _share(state: bytes, batch: TaskBatch, backend: str, seed: int | None, epoch: int) -> MetaGradient:
+    values, training, trainable = cloudpickle.loads(state)
+    _learner.load_state_dict(values)
+    _learner.model.train(training)
+    for parameter, wanted in zip(_learner.parameters(), trainable):
+        parameter.requires_grad_(wanted)
+    return mean_gradient(_learner, batch, backend, seed, epoch)
