@@ -16,8 +16,9 @@ def entry(ratio=None, error=1e-15, **changes):
 
 
 def result(**implementations):
-    found = {peers.OURS: entry(1.0), peers.RANKS: entry(0.5)} | implementations
-    return {"order": 2, "downsampling": "stride", "ways": 5, "steps": 1, "implementations": found}
+    found = {peers.OURS: entry(1.0), peers.PROCESSES: entry(0.5)} | implementations
+    setting = {"order": 2, "downsampling": "stride", "ways": 5, "steps": 1, "tasks": 4, "queries": 15}
+    return setting | {"share_of_matrix_rate": None, "implementations": found}
 
 
 def test_fastest_exact_peer_is_neither_inexact_nor_unmeasured_nor_ours():
@@ -34,30 +35,32 @@ def test_fastest_exact_peer_is_neither_inexact_nor_unmeasured_nor_ours():
 
 
 def test_conclusions_count_the_settings_that_reach_the_target():
-    ranks = {"ratio_to_ranks": {"median": 1.5, "quartiles": [1.4, 1.6]}}
+    shared = {"ratio_to_processes": {"median": 1.5, "quartiles": [1.4, 1.6]}}
     record = {
         "results": [
-            result(a=entry(1.31), b=entry(3)), result(a=entry(1.29, **ranks)), result(a=entry(1.1, error=1e-2))
+            result(a=entry(1.31), b=entry(3)) | {"share_of_matrix_rate": 0.25},
+            result(a=entry(1.29, **shared)), result(a=entry(1.1, error=1e-2))
         ]
     }  # fmt: skip
     reached, missed, none, total = peers.conclusions(record)
     assert "MAML, stride, 5-way, 1 step" in reached and "a, takes 1.31" in reached and "(reaches 1.3)" in reached
-    assert "one process (misses 1.3), 1.50 (1.40 to 1.60) of ours in ranks (reaches 1.3)" in missed
+    assert reached.endswith("ours runs at 0.25 of the rate of a matrix product")
+    assert "one process (misses 1.3), 1.50 (1.40 to 1.60) of ours in processes (reaches 1.5)" in missed
     assert "no exact peer" in none and total == (
-        "in one process 1 of 3 settings reach 1.3 (lowest 1.29, median 1.30, highest 1.31); "
-        "in ranks 1 of 3 settings reach 1.3 (lowest 1.50, median 1.50, highest 1.50)"
+        "in one process 1 of 3 settings reach their target (ratios: lowest 1.29, median 1.30, highest 1.31); "
+        "in processes 1 of 3 settings reach their target (ratios: lowest 1.50, median 1.50, highest 1.50)"
     )
-    assert "| 1.29 (1.29 to 1.29) | 1.50 (1.40 to 1.60) |" in peers.markdown(record)
-    assert "| 1.31 (1.31 to 1.31) | not measured |" in peers.markdown(record)
+    assert "| 1.29 (1.29 to 1.29) | 1.50 (1.40 to 1.60) | not measured |" in peers.markdown(record)
+    assert "| 1.31 (1.31 to 1.31) | not measured | 0.25 |" in peers.markdown(record)
 
 
 def test_conclusions_say_what_everything_but_convolutions_may_take():
-    shares = {"shares_of_our_time": {"convolution": 0.5, "rest": 0.5}}
+    shares = {"shares_of_our_time": {"convolution": 0.4, "products": 0.1, "rest": 0.5}}
     record = {"results": [result(a=entry(ratio)) | shares for ratio in (1.04, 0.91, 1.3, 0.5)]}
     record["results"][1] |= {"ways": 20}
     record["results"][3] |= {"steps": 2}
     line = peers.conclusions(record)[-2]
-    assert "convolution 50% to 50%, rest 50% to 50%; with convolutions as they are" in line
+    assert "convolution 40% to 40%, products 10% to 10%, rest 50% to 50%; with convolutions as they are" in line
     # 1.04 / 1.3 = 0.8 of the time, 0.3 beside the 0.5 of the convolutions; 0.5 / 1.3 is less than they take alone
     assert "took 60% (MAML, stride, 5-way, 1 step) down to 0% (MAML, stride, 5-way, 2 steps) of its time" in line
     record["results"] = [result(a=entry(1.4)) | shares]
@@ -72,12 +75,12 @@ def test_our_own_inexact_gradient_reaches_no_target():
 
 
 def test_ratios_are_medians_over_rounds_of_paired_times():
-    found = {peers.OURS: entry() | {"seconds": [1, 10, 2]}, peers.RANKS: entry(seconds=[1, 5, 1])}
+    found = {peers.OURS: entry() | {"seconds": [1, 10, 2]}, peers.PROCESSES: entry(seconds=[1, 5, 1])}
     found |= {"a": entry() | {"seconds": [2, 15, 2]}, "b": entry()}
     found["c"] = {"reason": "crashes", "seconds": [1]}
     peers.add_ratios(found)
     assert found["a"]["ratio"] == {"median": 1.5, "quartiles": [1.25, 1.75]}
-    assert found["a"]["ratio_to_ranks"]["median"] == 2
+    assert found["a"]["ratio_to_processes"]["median"] == 2
     assert found[peers.OURS]["ratio"]["median"] == 1 and "ratio" not in found["b"] and "ratio" not in found["c"]
 
 
@@ -108,7 +111,7 @@ def test_a_peer_that_is_not_there_is_listed(monkeypatch):
 
 def test_an_implementation_whose_process_dies_says_so():
     runner = peers.Runner("plain loop", torch.device("cpu"), 1)
-    runner.processes[0].kill()
+    runner.process.kill()
     assert runner.ask(None) == (None, "its process ended")
     runner.end()
 
@@ -127,14 +130,17 @@ def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
         (o, r) for o in (1, 2) for r in ("stride", "max-pool")
     }
     for found in record["results"]:
-        assert found["tasks"] == 2 and found["rounds"] == 2
-        assert found["implementations"].keys() == {peers.OURS, peers.RANKS, *PEERS}
-        for name, of in found["implementations"].items():
+        assert found["tasks"] == 2 and found["rounds"] == 2 and 0 < found["share_of_matrix_rate"] < 1
+        implementations = found["implementations"]
+        assert implementations.keys() == {peers.OURS, peers.PROCESSES, *PEERS, peers.MATRIX}
+        assert len(implementations.pop(peers.MATRIX)["seconds"]) == 2
+        assert "auto" not in (implementations[name]["backend"] for name in (peers.OURS, peers.PROCESSES))
+        for name, of in implementations.items():
             if of["reason"]:
                 assert "\n" not in of["reason"] and "ratio" not in of
                 continue
             assert len(of["seconds"]) == 2 and min(of["seconds"]) > 0 and of["ratio"]["median"] > 0
-            if name == peers.RANKS:
+            if name == peers.PROCESSES:
                 continue
             assert of["error_float32"] < 1e-4 or not of["exact"]
             # The vmapped example goes backward through vmap twice, which PyTorch gets slightly wrong.
@@ -147,3 +153,23 @@ def test_a_tiny_run_writes_a_record_of_the_promised_form(tmp_path, capsys):
 @pytest.mark.parametrize("device, name", [("CPU", "peers"), ("NVIDIA H200", "peers-nvidia-h200")])
 def test_records_of_other_devices_have_names_of_their_own(device, name):
     assert peers.file_name({"hardware": {"device": device}}) == name
+
+
+def test_each_setting_has_its_own_target():
+    finn = dict(peers.FINN, order=1)
+    assert peers.target(finn, "ratio") == 2 and peers.target(finn | {"tasks": 4}, "ratio") == 1.3
+    assert peers.target(finn | {"steps": 5}, "ratio") == 1.5 and peers.target(finn, "ratio_to_processes") == 1.5
+    assert "1 query, 32 tasks" in peers.in_words(finn)
+
+
+def test_the_arithmetic_of_a_meta_gradient():
+    """FOMAML's one step: counted by hand."""
+    setting = peers.Setting(1, "stride", 2, 1, 3, 2, 1)
+    one, two = (peers.gflop(setting), peers.gflop(peers.Setting(1, "stride", 2, 1, 6, 2, 1)))
+    assert 0 < one == two / 2
+    # Per task and image: 14², 7², 4², 2² places, 9 x (1, 2, 2, 2) numbers, 2 filters, a multiplication and an addition.
+    forward = 2 * 2 * (14**2 * 9 + (7**2 + 4**2 + 2**2) * 18) * 2
+    head = 2 * 2 * 2 * 2
+    # Support and query: forward, weights' gradient, and but for the first layer the inputs'.
+    inputs = forward - 2 * 2 * 14**2 * 9 * 2
+    assert one * 1e9 == pytest.approx(3 * (2 * (2 * forward + inputs) + 2 * 3 * head), rel=0.02)

@@ -130,7 +130,8 @@ def test_a_signal_ends_all_and_keeps_what_was_learned(name, tmp_path):
     """Also one that ends the first process without a word."""
     command = [sys.executable, "-m", "mamlcourse", "train", "--out", tmp_path / "run.pt", "--iterations", 10**6]
     command += ["--filters", 2, "--tasks-per-batch", 2, "--processes", 2, "--device", "cpu", "--save-every", 1]
-    run = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    both = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen([*map(str, command)], **both, start_new_session=True)
     while not (tmp_path / "run.pt").exists():
         assert run.poll() is None
         time.sleep(0.1)
