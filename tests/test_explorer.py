@@ -531,9 +531,10 @@ def test_pretrained_weights_score_what_is_stated(path):
     record = read_json(FOLDER.parent.parent.parent / "results" / f"pretrained-{dataset}.json")
     if dataset != "glyphs":
         pytest.skip("needs Omniglot's files")
-    stated = record["algorithms"][algorithm]["task_accuracies"][:100]
+    stated = record["algorithms"][algorithm]["task_accuracies"][:30]
     test = Problem(dataset, validation=5).tasks("test", tasks_per_batch=10, seed=0)
-    measured = evaluate(load_pretrained(algorithm, f"{dataset}-5w1s"), test, 100, only_last=True)
-    # The same tasks: rounding on another machine may turn single queries, not their mean.
-    assert measured.accuracy == pytest.approx(sum(stated) / 100, abs=0.01)
+    measured = evaluate(load_pretrained(algorithm, f"{dataset}-5w1s"), test, 30, only_last=True)
+    # The same tasks, one by one: rounding on another machine may turn single queries (of 75), and not in every task.
+    differences = [abs(a - b) for a, b in zip(measured.per_task, stated, strict=True)]
+    assert sum(differences) / 30 < 0.01
     assert path.stat().st_size < 400_000
