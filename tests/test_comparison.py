@@ -29,11 +29,24 @@ SMALL = Problem(validation=0, filters=4, queries=2)
 
 
 @pytest.fixture(scope="module")
-def record():
-    return compare(
-        ["maml", "fomaml", "maml++"], SMALL, train_tasks=8, tasks_per_batch=4, eval_tasks=12, seeds=range(2),
-        progress=False, inner_lr=0.2,
-    )  # fmt: skip
+def measured():
+    """What `compare` asked to be measured: the arguments of every call."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def record(measured):
+    def peak(*arguments):
+        measured.append(arguments)
+        # Measuring starts a process, which takes seconds: one algorithm is enough to see that a measurement arrives.
+        return peak_of_training(*arguments) if arguments[0].name == "maml" else 10_000_000 + len(measured)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mamlcourse.comparison.peak_of_training", peak)
+        return compare(
+            ["maml", "fomaml", "maml++"], SMALL, train_tasks=8, tasks_per_batch=4, eval_tasks=12, seeds=range(2),
+            progress=False, inner_lr=0.2,
+        )  # fmt: skip
 
 
 def made_up(accuracies, seconds, memory=None):
@@ -65,7 +78,15 @@ def test_record_holds_everything_and_survives_json(record, tmp_path):
         for run in entry["runs"]:
             assert len(run["losses"]) == 2 and len(run["task_accuracies"]) == 12
             assert run["accuracy_by_step"][-1] == pytest.approx(statistics.fmean(run["task_accuracies"]), abs=1e-4)
-        assert entry["peak_memory_bytes"] > 0
+
+
+def test_every_algorithm_gets_its_own_peak_of_memory(record, measured):
+    peaks = {name: entry["peak_memory_bytes"] for name, entry in record["algorithms"].items()}
+    assert peaks.pop("maml") > 0 and peaks == {"fomaml": 10_000_002, "maml++": 10_000_003}
+    assert [settings.name for settings, *_ in measured] == ["maml", "fomaml", "maml++"]
+    for settings, problem, tasks_per_batch, device, backend in measured:
+        assert settings.inner_lr == 0.2 and problem == SMALL and tasks_per_batch == 4
+        assert torch.device(device) == choose_device() and backend == "auto"
 
 
 def test_every_algorithm_starts_alike_and_is_tested_alike(record, monkeypatch):
