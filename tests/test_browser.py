@@ -88,18 +88,22 @@ def server(tmp_path_factory):
         process.wait(60)
 
 
-@pytest.fixture
-def page(server):
-    """A page in headless Chromium, its console watched."""
+@pytest.fixture(scope="module")
+def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1300})
-        page.set_default_timeout(120_000)
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
-        yield page
+        yield browser
         browser.close()
+
+
+def new_page(browser):
+    """A page in headless Chromium, its console watched."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1300})
+    page.set_default_timeout(120_000)
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+    return page
 
 
 class Lab:
@@ -195,13 +199,20 @@ class Lab:
         self.widget.locator("img").nth(2).wait_for()
 
 
-def test_the_explorer_follows_mouse_and_keyboard(page, server):
-    lab = Lab(page, server, "mouse.ipynb")
+@pytest.fixture(scope="module")
+def lab(browser, server):
+    """Notebook 10, run once for the tests that drive its explorer, and what that shows at first."""
+    lab = Lab(new_page(browser), server, "explorer.ipynb")
     lab.run_all()
     lab.no_errors()
     lab.widget.scroll_into_view_if_needed()
     lab.until_said("step 5 of 5")
-    first, said = lab.images(), lab.words()
+    lab.first, lab.said = lab.images(), lab.words()
+    return lab
+
+
+def test_the_explorer_follows_mouse_and_keyboard(lab):
+    page, first, said = lab.page, lab.first, lab.said
     assert len(first) == 3 and len(set(first)) == 3
     assert all(
         "step 5 of 5" in title for title in lab.widget.locator("img").evaluate_all("all => all.map(i => i.title)")
@@ -315,12 +326,11 @@ def test_the_explorer_follows_mouse_and_keyboard(page, server):
     lab.no_errors()
 
 
-def test_the_explorer_survives_a_restart_of_the_kernel(page, server):
-    lab = Lab(page, server, "restart.ipynb")
-    lab.run_all()
-    lab.widget.scroll_into_view_if_needed()
-    first = lab.images()
+def test_the_explorer_survives_a_restart_of_the_kernel(lab):
+    """Whatever it showed before: if the test above ran, another task, and every control was moved."""
+    page, first = lab.page, lab.first
     lab.slider("Step").focus()
+    page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
     lab.until_said("step 4 of 5")
     lab.run_all(restart=True)
@@ -343,7 +353,8 @@ history = TrainingMonitor().train(MAML(MLP(), loss=mse_loss, inner_lr=0.01), Sin
 """
 
 
-def test_the_button_stops_a_training_that_runs(page, server):
+def test_the_button_stops_a_training_that_runs(browser, server):
+    page = new_page(browser)
     lab = Lab(
         page, server, "stop.ipynb", [LONG_TRAINING, "print('finished:', history.finished, len(history.losses) > 1)"]
     )
