@@ -1,5 +1,6 @@
 """Small worlds that the tests share."""
 
+import multiprocessing
 import os
 
 # One torch thread per test worker: several processes of several threads each crawl on few cores.
@@ -9,6 +10,11 @@ import pytest
 import torch
 
 from mamlcourse import Characters, CharacterTasks, InputError, TaskBatch
+
+# Processes to kill are forked from a server that has imported everything once; torch.optim imports torch._dynamo late.
+FORKING = multiprocessing.get_context("forkserver") if os.name == "posix" else None
+if FORKING:
+    FORKING.set_forkserver_preload(["pytest", "mamlcourse.api", "matplotlib.figure", "torch._dynamo"])
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import copy
 import errno
 import io
 import math
-import multiprocessing
 import os
 import pickle
 import random
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import FORKING, refusal
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -39,14 +38,10 @@ from mamlcourse import (
 )  # fmt: skip
 from mamlcourse.training import outer_lr_at
 
-# Processes to kill are forked from a server that has imported everything once; torch.optim imports torch._dynamo late.
 POSIX = os.name == "posix"
 needs_posix = pytest.mark.skipif(not POSIX, reason="this system has no forked processes and signals as POSIX has them")
 if POSIX:
     import resource
-
-    FORKING = multiprocessing.get_context("forkserver")
-    FORKING.set_forkserver_preload(["pytest", "mamlcourse", "torch._dynamo"])
 
 
 class Network(nn.Module):
