@@ -32,7 +32,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
-from math import prod
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated
@@ -102,12 +101,6 @@ class Ours:
     def __call__(self, batch):
         loss, _, gradients = self.maml.meta_gradients(batch, workers=self.workers)
         return loss, gradients.params
-
-    def settle(self, batch) -> str:
-        """Let it find the fastest backend, as the first batches of a run do; who it is."""
-        while self.maml.backend == "auto":
-            self(batch)
-        return self.maml.backend
 
     def end(self):
         if self.workers:
@@ -226,7 +219,7 @@ def serve(connection, name, device, threads) -> None:
             more = {"processes": threads} if name == PROCESSES else {}
             call = driver_of(name)(model, setting.steps, setting.order, **more)
             call(batch)
-            chosen = call.settle(batch) if isinstance(call, Ours) else None
+            chosen = call.maml.fastest_backend(batch, workers=call.workers) if isinstance(call, Ours) else None
         gc.collect()
         gc.freeze()  # what is there now stays, so that collecting before each call is quick
         return chosen
@@ -329,19 +322,10 @@ def gflop(setting: Setting) -> float:
     """The floating-point operations of the convolutions and products of all tasks, in thousand millions."""
     one = TaskBatch(*(x[:1] for x in setting.batch("cpu")))
     maml = MAML(setting.model("cpu"), order=setting.order, inner_steps=setting.steps, backend="loop")
-    with flop_counter() as counter:
+    maml.meta_gradients(one)  # the first call tries the model out too
+    with FlopCounterMode(display=False) as counter:
         maml.meta_gradients(one)
     return counter.get_total_flops() * setting.tasks / 1e9
-
-
-def flop_counter() -> FlopCounterMode:
-    """PyTorch's, which for the gradients of convolutions with a stride counts too many operations, mended."""
-
-    def backward(g_shape, x_shape, weight_shape, *how, **_):
-        wanted = how[-1]  # of x, weight and bias; each of the first two costs as much as the convolution
-        return 2 * prod(g_shape) * prod(weight_shape[1:]) * sum(wanted[:2])
-
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: backward})
 
 
 def share_of_matrix_rate(result: dict) -> float | None:

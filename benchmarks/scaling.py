@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from mamlcourse import MLP, Conv4, TaskBatch, learner
-from mamlcourse.engine.backends import choose
 from mamlcourse.errors import InputError, check_number
 from mamlcourse.memory import peak_of_training
 from mamlcourse.problems import Problem, choose_device
@@ -170,7 +169,7 @@ def _measurement(axis, value, case, name, checkpoint, device, late=False):
     row = {
         "axis": axis, "value": parameters if value is None else value, "algorithm": name,
         "checkpoint_steps": checkpoint, "network": case.network, "parameters": parameters,
-        "backend": choose("auto", maml.model, batch),
+        "backend": maml.fastest_backend(batch),
         "seconds": [], "peak_memory_bytes": None,
     }  # fmt: skip
     calls = {"seconds": lambda: maml.meta_gradients(batch)}
@@ -331,6 +330,7 @@ def distance_to_ceilings(base: Case, repeats: int, device, quick: bool) -> tuple
 
 
 def _counted(maml, batch):
+    maml.meta_gradients(batch)  # the first call tries the model out too
     with FlopCounterMode(display=False) as operations:
         maml.meta_gradients(batch)
     with CountedBytes() as moved:

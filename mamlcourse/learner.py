@@ -302,6 +302,17 @@ class MAML(nn.Module):
                 _log.info("%s of %d tasks: %s.", what, len(batch.support_x), choice.in_words())
             return result
 
+    def fastest_backend(self, batch: TaskBatch, epoch: int = 0, *, workers=None) -> str:
+        """The backend for meta-gradients of batches like this one; "auto" measures it now, if it has not yet.
+
+        Raises:
+            InputError: the batch does not fit.
+        """
+        self.meta_gradients(batch, epoch, workers=workers)
+        while self.backend == "auto":
+            self.meta_gradients(batch, epoch, workers=workers)
+        return self.backend
+
     def settle(self, backend: str | None) -> None:
         """Have "auto" go on with this backend for batches as the latest; None leaves it as it is."""
         if backend and self._latest and not self._latest.chosen:
