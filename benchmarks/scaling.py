@@ -164,12 +164,14 @@ def measurements(base: Case, axes: dict, device) -> dict[str, list[Measurement]]
 
 def _measurement(axis, value, case, name, checkpoint, device, late=False):
     settings = _settings(case, name, checkpoint)
-    maml, batch = learner(case.model().to(device), settings), case.batch(device)
+    # On a CPU task after task, so that the growth is not that of one backend after another.
+    backend = "loop" if device.type == "cpu" else "auto"
+    maml, batch = learner(case.model().to(device), settings, backend=backend), case.batch(device)
     parameters = sum(p.numel() for p in maml.model.parameters())
     row = {
         "axis": axis, "value": parameters if value is None else value, "algorithm": name,
         "checkpoint_steps": checkpoint, "network": case.network, "parameters": parameters,
-        "backend": maml.fastest_backend(batch),
+        "backend": maml.backend,
         "seconds": [], "peak_memory_bytes": None,
     }  # fmt: skip
     calls = {"seconds": lambda: maml.meta_gradients(batch)}
@@ -213,7 +215,7 @@ def measure_memory(planned: list[Measurement], device, bar) -> None:
         case, row = measurement.case, measurement.row
         problem = Problem(ways=case.ways, shots=case.shots, queries=case.queries, filters=case.filters)
         settings = _settings(case, row["algorithm"], row["checkpoint_steps"])
-        row["peak_memory_bytes"] = peak_of_training(settings, problem, case.tasks, device)
+        row["peak_memory_bytes"] = peak_of_training(settings, problem, case.tasks, device, row["backend"])
         bar.update()
 
 
@@ -304,7 +306,8 @@ def distance_to_ceilings(base: Case, repeats: int, device, quick: bool) -> tuple
     a, b = torch.rand(2, size, size, device=device)
     source = torch.rand(2**18 if quick else 2**26, device=device)
     target, batch = torch.empty_like(source), base.batch(device)
-    learners = {name: learner(base.model().to(device), _settings(base, name)) for name in ALGORITHMS}
+    backend = "loop" if device.type == "cpu" else "auto"
+    learners = {name: learner(base.model().to(device), _settings(base, name), backend=backend) for name in ALGORITHMS}
     calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
     calls |= {name: lambda maml=maml: maml.meta_gradients(batch) for name, maml in learners.items()}
     rounds = [{name: _time(call, device) for name, call in calls.items()} for _ in range(repeats + 1)][1:]
