@@ -7,22 +7,26 @@ For every meta-batch each gets the meta-parameters and its share of the tasks, a
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
 from contextlib import contextmanager
 
 import cloudpickle
+import numpy as np
 import psutil
 import torch
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
-from ..engine.trees import tree_map
+from ..engine.trees import filled, leaves, tree_map
 from ..errors import InputError
 from ..learner import MAML, mean_gradient
 from ..meta_params import MetaGradient
 from ..tasks import TaskBatch
+
+KNOWN = {torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}  # to NumPy
 
 
 @contextmanager
@@ -65,28 +69,41 @@ class Workers:
         """
         count = min(self.processes, len(batch.support_x))
         bounds = [len(batch.support_x) * number // count for number in range(count + 1)]
-        state = maml.state_dict(), maml.model.training, [p.requires_grad for p in maml.parameters()]
-        state = cloudpickle.dumps(state)  # once for all
+        state = maml.state_dict()
+        state = pickle.dumps((sent(state), maml.model.training, [p.requires_grad for p in maml.parameters()]))
         futures = []
         for begin, end in zip(bounds, bounds[1:]):
-            share = TaskBatch(*(x[begin:end].clone() for x in batch))  # a view would be sent with all that it views
-            first = None if seed is None else seed + begin
-            futures.append(self.executor.submit(_share, state, share, backend, first, epoch))
+            share, first = TaskBatch(*(x[begin:end] for x in batch)), None if seed is None else seed + begin
+            futures.append(self.executor.submit(_share, state, sent(share), backend, first, epoch))
         try:
-            shares = [future.result() for future in futures]
+            shares = [received(future.result()) for future in futures]
         except BrokenProcessPool as error:
             raise InputError(
                 f"One of the {self.processes} processes that share the tasks ended; memory may have run out: "
                 "use fewer processes or tasks."
             ) from error
         weights = [(end - begin) / len(batch.support_x) for begin, end in zip(bounds, bounds[1:])]
-        scored = [share if share.accuracy is not None else share._replace(accuracy=share.loss) for share in shares]
-        mean = tree_map(lambda *parts: sum(w * part for w, part in zip(weights, parts)), *scored)
-        return mean if shares[0].accuracy is not None else mean._replace(accuracy=None)
+        scored = shares[0].accuracy is not None
+        parts = [leaves(share if scored else share._replace(accuracy=share.loss)) for share in shares]
+        mean = torch._foreach_mul(parts[0], weights[0])
+        for weight, part in zip(weights[1:], parts[1:]):
+            torch._foreach_add_(mean, part, alpha=weight)
+        mean = filled(shares[0] if scored else shares[0]._replace(accuracy=shares[0].loss), mean)
+        return mean if scored else mean._replace(accuracy=None)
 
     def end(self) -> None:
         """Stop the processes, also amid their work."""
         self.executor.shutdown(wait=True, kill_workers=True)
+
+
+def sent(tree):
+    """The tree with arrays of NumPy for tensors, which are sent many times as fast; of types that it has not, as is."""
+    return tree_map(lambda x: x.detach().numpy() if isinstance(x, torch.Tensor) and x.dtype in KNOWN else x, tree)
+
+
+def received(tree):
+    """The tree of tensors that was `sent`."""
+    return tree_map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, tree)
 
 
 # In the processes.
@@ -113,9 +130,9 @@ def _end_with(process: int) -> None:
 
 @torch.enable_grad()
 def _share(state: bytes, batch: TaskBatch, backend: str, seed: int | None, epoch: int) -> MetaGradient:
-    values, training, trainable = cloudpickle.loads(state)
-    _learner.load_state_dict(values)
+    values, training, trainable = pickle.loads(state)
+    _learner.load_state_dict(received(values))
     _learner.model.train(training)
     for parameter, wanted in zip(_learner.parameters(), trainable):
         parameter.requires_grad_(wanted)
-    return mean_gradient(_learner, batch, backend, seed, epoch)
+    return sent(mean_gradient(_learner, received(batch), backend, seed, epoch))
