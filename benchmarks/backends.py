@@ -36,7 +36,10 @@ def measure(filters, downsampling, name, queries, steps, tasks, rounds) -> dict:
     backends = [backend for backend in BACKENDS if several or backend != "threads"]
     learners = {each: MAML(problem.network(0), name, backend=each, inner_steps=steps) for each in backends}
     chosen = MAML(problem.network(0), name, inner_steps=steps).fastest_backend(batch)
-    calls = {"meta_gradient": lambda maml: maml.meta_gradients(batch), "evaluation": lambda maml: maml.trajectory(batch)}
+    calls = {
+        "meta_gradient": lambda maml: maml.meta_gradients(batch),
+        "evaluation": lambda maml: maml.trajectory(batch),
+    }
     seconds = {what: {each: [] for each in backends} for what in calls}
     for number, what in product(range(rounds + 1), calls):
         for each, maml in learners.items():
@@ -53,9 +56,7 @@ def measure(filters, downsampling, name, queries, steps, tasks, rounds) -> dict:
 def times_as_fast(row: dict, what: str = "meta_gradient") -> dict:
     """{backend: median of (the loop's time / its time)}."""
     loop = row["seconds"][what]["loop"]
-    return {
-        each: median(base / own for own, base in zip(times, loop)) for each, times in row["seconds"][what].items()
-    }
+    return {each: median(base / own for own, base in zip(times, loop)) for each, times in row["seconds"][what].items()}
 
 
 def in_words(row: dict) -> str:

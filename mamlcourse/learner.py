@@ -324,7 +324,7 @@ class MAML(nn.Module):
         key = f"{what} of {shapes}, order {order}, {processes} x {threads} threads"
         if key not in self.choices:
             each = -(-len(batch.support_x) // processes)  # tasks of a process, rounded up
-            self.choices[key] = Choice(backends.candidates(self.model, each, draws, threads))
+            self.choices[key] = Choice(backends.candidates(self.model, each, draws, threads, order))
         return self.choices[key]
 
     def _exclude(self, choice: Choice, name: str, reason: str) -> None:

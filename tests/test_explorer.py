@@ -489,7 +489,7 @@ def test_drawing_keeps_to_its_share_of_the_time(noise, monkeypatch):
     monkeypatch.setattr(widgets.time, "perf_counter", lambda: now[0])
     real_draw, real_gradients = monitor._draw, maml.meta_gradients
     monkeypatch.setattr(monitor, "_draw", lambda *a: (now.__setitem__(0, now[0] + 0.02), real_draw(*a))[1])
-    slow = lambda *a: (now.__setitem__(0, now[0] + 0.05), real_gradients(*a))[1]  # noqa: E731
+    slow = lambda *a, **k: (now.__setitem__(0, now[0] + 0.05), real_gradients(*a, **k))[1]  # noqa: E731
     monkeypatch.setattr(maml, "meta_gradients", slow)
     monitor.train(maml, tasks, 64)
     assert monitor.drawing_seconds == pytest.approx(2 * 0.02)  # after 1.33 and 2.67 of 3.2 seconds

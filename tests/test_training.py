@@ -267,7 +267,7 @@ def test_the_outer_rate_follows_its_schedule(monkeypatch):
 def test_iterations_are_divided_into_epochs(iterations, epochs, expected, monkeypatch):
     maml, seen = regressor(), []
     step = maml.meta_gradients
-    monkeypatch.setattr(maml, "meta_gradients", lambda batch, epoch: seen.append(epoch) or step(batch, epoch))
+    monkeypatch.setattr(maml, "meta_gradients", lambda batch, epoch, **_: seen.append(epoch) or step(batch, epoch))
     quietly(maml, waves(), iterations, epochs=epochs)
     assert seen == expected
 
