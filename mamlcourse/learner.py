@@ -196,7 +196,7 @@ class MAML(nn.Module):
         batch = self.checked(batch)
         steps = self.settings.inner_steps if steps is None else steps
         check_number("steps", steps, at_least=0, integer=True)
-        found = self._by_fastest("trajectory", batch, 1, _measured, steps, parameters, only_last, transductive)
+        found = self._by_fastest("trajectory", batch, None, _measured, steps, parameters, only_last, transductive)
         scores = accuracy(found.query_outputs, batch.query_y[:, None]) if is_labels(batch.query_y) else None
         return Trajectory(found.support_loss, found.query_loss, scores, found.query_outputs, found.parameters or None)
 
@@ -265,14 +265,16 @@ class MAML(nn.Module):
         check_choice("The backend", name, backends.BACKENDS)
         self._backend, self._latest = name, None
 
-    def _by_fastest(self, what: str, batch: TaskBatch, order: int, compute, *arguments, workers=None, first_task=0):
+    def _by_fastest(
+        self, what: str, batch: TaskBatch, order: int | None, compute, *arguments, workers=None, first_task=0
+    ):
         """`compute(self, batch, backend, seed, *arguments)` by this learner's backend; of "auto", by the candidate
         whose turn it is.
 
         Args:
             what: is computed, in a word; with the batch's shapes it says which measurements are comparable.
             batch: checked.
-            order: of the derivatives.
+            order: of the meta-gradients; None where there are none.
             compute: gets the seed for the tasks' random numbers, or None where there are none.
             workers: whose `mean_gradient` does it instead of `compute`.
         """
@@ -321,7 +323,8 @@ class MAML(nn.Module):
     def _choice(self, what, batch, order, draws, workers) -> Choice:
         processes, threads = (1, torch.get_num_threads()) if workers is None else (workers.processes, workers.threads)
         shapes = " and ".join("x".join(map(str, part.shape)) for part in (batch.support_x, batch.query_x))
-        key = f"{what} of {shapes}, order {order}, {processes} x {threads} threads"
+        derivatives = "" if order is None else f", order {order}"
+        key = f"{what} of {shapes}{derivatives}, {processes} x {threads} threads"
         if key not in self.choices:
             each = -(-len(batch.support_x) // processes)  # tasks of a process, rounded up
             self.choices[key] = Choice(backends.candidates(self.model, each, draws, threads, order))

@@ -61,6 +61,7 @@ def test_candidates_on_a_cpu(tasks, draws, threads, expected):
 def test_candidates_elsewhere():
     assert candidates(MLP(), 4, False, 1, 2) == ["loop", "batched"]  # nothing to convolve
     assert candidates(MLP(), 4, False, 2, 1) == ["loop", "batched", "vmap", "threads"]
+    assert candidates(Conv4(5, 2), 4, False, 1, None) == ["loop", "batched"]  # an evaluation
     assert candidates(Conv4(5, 2).to("meta"), 4, False, 2, 2) == ["vmap"]
 
 

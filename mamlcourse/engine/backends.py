@@ -36,7 +36,7 @@ ONE_BY_ONE, LAYERS = ("loop", "threads"), {"batched": WIDENED, "products": PRODU
 BELOW_VMAP = tuple(LAYERS)
 
 
-def candidates(model: nn.Module, tasks: int, draws: bool, threads: int, order: int) -> list[str]:
+def candidates(model: nn.Module, tasks: int, draws: bool, threads: int, order: int | None) -> list[str]:
     """Whom "auto" chooses from for this model where it stands, with this many tasks at a time.
 
     Args:
@@ -44,15 +44,16 @@ def candidates(model: nn.Module, tasks: int, draws: bool, threads: int, order: i
         tasks: in a batch.
         draws: whether the model draws random numbers. They are the same with the same seed in a loop alone.
         threads: of this process.
-        order: of the derivatives.
+        order: of the meta-gradients; None of an evaluation, which has none.
     """
     if any(p.device.type != "cpu" for p in model.parameters()):
         return ["vmap"]
     if draws or tasks == 1:
         return ["loop"]
     convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    # Of second order vmap, which keeps a graph of each backward pass, was never seen to be the fastest.
-    at_once = ["batched", *["products"] * convolves, *["vmap"] * (order == 1)]
+    # Never seen to be the fastest: of second order vmap, which keeps a graph of each backward pass, and in an
+    # evaluation, whose batches are too few to try many, products.
+    at_once = ["batched", *["products"] * (convolves and order is not None), *["vmap"] * (order == 1)]
     return ["loop", *at_once, *["threads"] * (threads > 1)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ROUNDS = 3  # timed calls of each candidate; the fastest one counts
-HOPELESS, HOPELESS_WHEN_COLD = 1.5, 4.0  # a candidate slower than the fastest by more is not tried again
+HOPELESS, HOPELESS_WHEN_COLD = 1.5, 2.5  # a candidate slower than the fastest by more is not tried again
 WORTH_IT = 1.05  # who comes earlier in the list stays the choice unless another is faster by more
 
 
