@@ -23,7 +23,10 @@ from mamlcourse.settings import recipe
 # "learned rates" are learned learning rates (LSLR).
 PARTS = {
     "multi-step loss": (dict(multi_step_loss="annealed"), dict(multi_step_loss="final")),
-    "learned rates": (dict(learned_lr="parameter_step"), dict(learned_lr="none")),
+    "learned rates": (
+        dict(learned_lr="parameter_step", learned_lr_outer_lr=recipe("maml++").learned_lr_outer_lr),
+        dict(learned_lr="none"),
+    ),
     "per-step norm": (dict(per_step_norm=True), dict(per_step_norm=False)),
     "cosine": (dict(cosine=True), dict(cosine=False)),
 }

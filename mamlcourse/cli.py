@@ -200,8 +200,12 @@ def train(
         changes = _given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine)
         settings = recipe(algorithm, **changes)
         config = {"problem": problem.describe(), "seed": seed, "tasks_per_batch": tasks_per_batch}
-        if first and out.exists():
-            _check_same_config(load_checkpoint(out)["config"], config, out)
+        kept = load_checkpoint(out) if first and out.exists() else None
+        if kept:
+            _check_same_config(kept["config"], config, out)
+            # No option says it, and checkpoints of earlier versions were trained the official way, which is None.
+            settings = replace(settings, learned_lr_outer_lr=kept["settings"].get("learned_lr_outer_lr"))
+        settings = ranks.from_first(lambda: settings)
         maml = learner(problem.network(seed, chosen), settings, backend=backend)
         ranks.from_first(lambda: bool(problem.parts))  # so that only one downloads and prepares the data
         history = train_learner(

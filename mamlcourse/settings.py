@@ -30,6 +30,11 @@ class Settings:
         learned_lr: "none"; "parameter": a learned α for each parameter tensor; "parameter_step": one for each tensor
             and step (MAML++, "LSLR"); "element": one for each element (Meta-SGD, Li et al. 2017). Learned learning
             rates are free to change sign, as in the official MAML++ code.
+        learned_lr_outer_lr: Adam's learning rate for the learned learning rates, in units of `inner_lr`: 0.01 moves
+            them by at most about 1% of their first value in an update. Adam's steps do not depend on the scale of the
+            loss or of a parameter, so this is Adam on multiples of the first value, which begin at 1. It follows the
+            same cosine as `outer_lr`. None, the official way: Adam has `outer_lr` for them as for the weights, which
+            is `outer_lr / inner_lr` in these units. Without effect where no learning rate is learned.
         per_step_norm: weight γ and bias β of the normalisation layers are learned for each step and not adapted
             (MAML++, "BNWB").
         adapt: which parameters adapt, as name patterns; a leading "!" takes names out again. ANIL: ("head.*",);
@@ -54,6 +59,7 @@ class Settings:
     learned_lr: str = "none"
     per_step_norm: bool = False
     adapt: tuple[str, ...] = ("*",)
+    learned_lr_outer_lr: float | None = None
     head_init: str = "learned"
     meta_gradient: str = "query_loss"
     checkpoint_steps: bool = False
@@ -71,6 +77,13 @@ class Settings:
         check_choice("head_init", self.head_init, ("learned", "prototypes"))
         check_choice("meta_gradient", self.meta_gradient, ("query_loss", "displacement"))
         check_number("outer_lr", self.outer_lr, above=0)
+        if self.learned_lr_outer_lr is not None:
+            check_number("learned_lr_outer_lr", self.learned_lr_outer_lr, above=0)
+            if self.learned_lr != "none" and self.inner_lr == 0:
+                raise InputError(
+                    f"learned_lr_outer_lr: expected None where inner_lr is 0, got {self.learned_lr_outer_lr}: it is in "
+                    "units of inner_lr."
+                )
         for name in ("per_step_norm", "checkpoint_steps", "cosine"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: expected True or False, got {getattr(self, name)!r}.")
@@ -83,8 +96,9 @@ class Settings:
         # NumPy's numbers are welcome, but a checkpoint takes only plain ones.
         for name in ("inner_steps", "order", "first_order_epochs", "multi_step_epochs"):
             object.__setattr__(self, name, int(getattr(self, name)))
-        for name in ("inner_lr", "outer_lr"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("inner_lr", "outer_lr", "learned_lr_outer_lr"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def _check_displacement(self):
         if self.learned_lr != "none" or self.per_step_norm or self.head_init != "learned":

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mamlcourse import MAML, MLP, RECIPES, CharacterTasks, Conv4, FunctionTasks, SinusoidTasks
 from mamlcourse.training.cuda_graphs import kind_of_epoch
+from mamlcourse.training.steppers import parameter_groups
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,14 @@ def test_every_algorithm_stays_on_its_device(name, backend, checkpoint, noise):
         trajectory = maml.trajectory(batch, parameters=True, transductive=transductive)
         assert all_meta(*trajectory[:4], *trajectory.parameters.values())
     assert kind_of_epoch(maml, 3)
+
+
+def test_adam_has_its_learning_rates_on_the_device():
+    maml = MAML(Conv4(2, 4).to("meta"), "maml++", learned_lr_outer_lr=0.05)
+    groups = parameter_groups(maml, as_tensors=True)
+    assert len(groups) == 2 and all_meta(*(group["lr"] for group in groups))
+    assert groups[0]["lr"] is not groups[1]["lr"]  # each is set in place
+    assert sum(len(group["params"]) for group in groups) == len(maml.meta_params().tensors())
 
 
 @pytest.mark.parametrize("backend", ["loop", "vmap", "batched", "products"])

@@ -55,6 +55,7 @@ def test_protocols_have_the_papers_numbers():
     assert (plus.iterations, plus.tasks_per_batch, plus.problem.queries, plus.test_steps) == (50_000, 8, 1, 5)
     assert plus.settings.cosine and plus.settings.inner_lr == 0.1 and plus.problem.downsampling == "max-pool"
     assert (plus.problem.validation, plus.problem.test_rotations) == (50, False)
+    assert plus.settings.learned_lr_outer_lr is None  # one Adam for all, as theirs
 
 
 def test_names_tell_the_runs_apart():

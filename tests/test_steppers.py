@@ -3,10 +3,12 @@
 The real recordings are tested in test_gpu.py.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mamlcourse import CharacterTasks, Conv4, InputError, learner, load_characters, train
+from mamlcourse import RECIPES, CharacterTasks, Conv4, InputError, learner, load_characters, train
 from mamlcourse.meta_params import outer_step
 from mamlcourse.training import cuda_graphs, steppers
 
@@ -33,19 +35,28 @@ class StandIn:
         return loss, accuracy
 
 
+def as_recorded(maml):
+    """Adam with learning rates that are tensors, as a recording has them; one that can be recorded needs a GPU."""
+    groups = steppers.parameter_groups(maml, as_tensors=True)
+    for group in groups:
+        group["lr"] = group["lr"].double()
+    return torch.optim.Adam(groups, lr=groups[0]["lr"], foreach=False)
+
+
 @pytest.fixture
 def recordings(monkeypatch):
     monkeypatch.setattr(StandIn, "made", [])
     monkeypatch.setattr(cuda_graphs, "why_not", lambda *_: None)
     real = steppers.adam
-    monkeypatch.setattr(steppers, "adam", lambda maml, capturable: torch.optim.Adam(
-        maml.meta_params().tensors(), lr=torch.tensor(maml.settings.outer_lr, dtype=torch.float64), foreach=False
-    ) if capturable else real(maml))  # fmt: skip
+    monkeypatch.setattr(steppers, "adam", lambda maml, capturable: as_recorded(maml) if capturable else real(maml))
     monkeypatch.setattr(cuda_graphs, "CapturedStep", StandIn)
     return StandIn.made
 
 
-def trained(characters, name="maml++", iterations=12, **options):
+RELATIVE = replace(RECIPES["maml++"], learned_lr_outer_lr=0.05)  # a group of its own for learned learning rates
+
+
+def trained(characters, name=RELATIVE, iterations=12, **options):
     torch.manual_seed(0)
     maml = learner(Conv4(3, 2, "stride"), name, inner_steps=2, backend="loop")
     tasks = CharacterTasks(characters, ways=3, queries=2, tasks_per_batch=2)
@@ -53,12 +64,14 @@ def trained(characters, name="maml++", iterations=12, **options):
     return torch.cat([p.detach().flatten() for p in maml.meta_params().tensors()]), history
 
 
-@pytest.mark.parametrize("name", ["maml", "maml++"])
+@pytest.mark.parametrize(
+    "name", ["maml", replace(RELATIVE, learned_lr_outer_lr=None), RELATIVE], ids=["maml", "one group", "two groups"]
+)
 def test_recorded_steps_are_the_same_training(name, characters, recordings):
     expected, eager = trained(characters, name, capture=False)
     assert not recordings
     found, history = trained(characters, name)
-    assert len(recordings) == len(set(recordings)) == (4 if name == "maml++" else 1)  # a kind for each epoch
+    assert len(recordings) == len(set(recordings)) == (1 if name == "maml" else 4)  # a kind for each epoch
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert history.losses == pytest.approx(eager.losses, rel=1e-6) and history.finished
 
@@ -91,6 +104,17 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(characters, recordi
     said = "".join(capsys.readouterr())
     assert said.count("without a CUDA graph: the step cannot be recorded (operation not permitted") == 1
     assert "long story" not in said
+
+
+def test_beginning_gives_every_parameter_its_state_and_moves_none():
+    maml = learner(Conv4(3, 2, "stride"), RELATIVE)
+    meta, optimizer = maml.meta_params().tensors(), as_recorded(maml)
+    before = [p.detach().clone() for p in meta]
+    cuda_graphs._begin(optimizer)
+    assert len(optimizer.param_groups) == 2
+    assert [group["lr"].item() for group in optimizer.param_groups] == pytest.approx([0.003, 0.05 * 0.1])
+    assert all(torch.equal(*pair) for pair in zip(meta, before))
+    assert all(optimizer.state[p]["step"] == 0 and not optimizer.state[p]["exp_avg"].any() for p in meta)
 
 
 def test_why_not(characters):

@@ -135,7 +135,8 @@ def interrupt_handler():
 
 
 def test_training_is_adam_on_the_meta_gradients(noise):
-    maml, by_hand = classifier("maml++", inner_steps=2), classifier("maml++", inner_steps=2)
+    settings = dict(inner_steps=2, learned_lr_outer_lr=None)
+    maml, by_hand = classifier("maml++", **settings), classifier("maml++", **settings)
     tasks = CharacterTasks(noise, 3, 1, 2, 2)
     torch.manual_seed(1)
     history = quietly(maml, tasks, 6, epochs=20)
@@ -154,6 +155,47 @@ def test_training_is_adam_on_the_meta_gradients(noise):
     assert same(maml.state_dict(), by_hand.state_dict())
     assert all(p.grad is None for p in maml.parameters())
     assert len(history.accuracies) == 6 and history.finished and history.seconds > 0
+
+
+@pytest.mark.parametrize("learned_lr", ["parameter", "parameter_step", "element"])
+def test_learned_learning_rates_by_an_adam_of_their_own_are_multiples_of_the_first(learned_lr):
+    """What Adam learns by hand, at the cosine's share of 0.05, are multiples that begin at 1; and weights at 0.01."""
+    settings = dict(inner_lr=0.02, inner_steps=3, learned_lr=learned_lr, cosine=True, backend="loop")
+    maml, by_hand = regressor(learned_lr_outer_lr=0.05, **settings), regressor(**settings)
+    quietly(maml, waves(), 6)
+    meta = by_hand.meta_params()
+    multiples = {name: torch.ones_like(lr).requires_grad_() for name, lr in meta.learning_rates.items()}
+    # Adam's epsilon is what is not invariant to scale.
+    optimizer = torch.optim.Adam(
+        [{"params": list(meta.params.values())}, {"params": list(multiples.values()), "eps": 0.02 * 1e-8}]
+    )
+    for index in range(6):
+        _, _, gradients = by_hand.meta_gradients(waves().batch(index))
+        share = 0.01 + 0.99 * (1 + math.cos(math.pi * index / 6)) / 2
+        for group, lr in zip(optimizer.param_groups, (0.01, 0.05)):
+            group["lr"] = lr * share
+        for name, parameter in meta.params.items():
+            parameter.grad = gradients.params[name]
+        for name, multiple in multiples.items():
+            multiple.grad = 0.02 * gradients.learning_rates[name]
+        optimizer.step()
+        with torch.no_grad():
+            for name, lr in meta.learning_rates.items():
+                lr.copy_(0.02 * multiples[name])
+    for found, expected in zip(maml.meta_params().tensors(), meta.tensors()):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert max((m - 1).abs().max().item() for m in multiples.values()) > 0.04  # they did move
+
+
+def test_official_learning_rates_are_those_of_one_adam_for_all():
+    official, relative = (regressor(learned_lr="parameter", learned_lr_outer_lr=lr) for lr in (None, 1.0))
+    quietly(official, waves(), 5)
+    quietly(relative, waves(), 5)  # inner_lr is outer_lr here
+    assert same(official.state_dict(), relative.state_dict())
+    without, anyway = (regressor(learned_lr_outer_lr=lr) for lr in (None, 0.1))
+    quietly(without, waves(), 3)
+    quietly(anyway, waves(), 3)  # where none is learned it says nothing
+    assert same(without.state_dict(), anyway.state_dict())
 
 
 def test_sinusoids_are_learned():
@@ -252,13 +294,17 @@ def test_the_outer_rate_follows_its_schedule(monkeypatch):
 
     class Spy(torch.optim.Adam):
         def step(self):
-            used.append(self.param_groups[0]["lr"])
+            used.append([group["lr"] for group in self.param_groups])
             return super().step()
 
     monkeypatch.setattr(torch.optim, "Adam", Spy)
     quietly(cosine, waves(), 10)
-    assert used == [outer_lr_at(cosine, number, 10) for number in range(10)]
-    assert used == sorted(used, reverse=True) and len(set(used)) == 10
+    expected = [outer_lr_at(cosine, number, 10) for number in range(10)]
+    assert used == [[lr] for lr in expected]
+    assert expected == sorted(expected, reverse=True) and len(set(expected)) == 10
+    used.clear()
+    quietly(regressor(outer_lr=0.01, cosine=True, learned_lr="parameter", learned_lr_outer_lr=0.5), waves(), 10)
+    assert used == [[lr, pytest.approx(0.5 * lr)] for lr in expected]  # 0.5 x 0.01, the inner one, is half of 0.01
 
 
 @pytest.mark.parametrize(
@@ -336,6 +382,31 @@ def test_a_run_stopped_twice_and_resumed_equals_one_that_was_not(recipe, source,
     assert same(whole.state_dict(), resumed.state_dict())
     assert len(kept(tmp_path / "parts")["history"]["validation"]) == 4
     assert sorted(os.listdir(tmp_path)) == ["parts", "whole"]  # one file each
+
+
+RELATIVE = dict(recipe="maml++", inner_steps=2, learned_lr_outer_lr=0.25)  # Adam in two groups
+
+
+def test_two_groups_of_adam_resume_and_other_checkpoints_are_refused(characters, tmp_path):
+    path = tmp_path / "run.pt"
+    whole, half = classifier(**RELATIVE), classifier(**RELATIVE)
+    torch.manual_seed(7)
+    quietly(whole, characters, 6)
+    torch.manual_seed(7)
+    quietly(half, characters, 6, checkpoint=path, each_iteration=lambda history: len(history.losses) == 3)
+    state = torch.load(path, weights_only=True)
+    assert [group.get("lr_factor") for group in state["optimizer"]["param_groups"]] == [None, pytest.approx(5.0)]
+    resumed = classifier(**RELATIVE, seed=1)
+    message = refusal(
+        quietly, classifier(**RELATIVE | dict(learned_lr_outer_lr=None)), characters, 6, checkpoint=path, resume=True
+    )
+    assert "was trained with learned_lr_outer_lr=0.25, but now learned_lr_outer_lr is None" in message
+    quietly(resumed, characters, 6, checkpoint=path, resume=True)
+    assert same(resumed.state_dict(), whole.state_dict())
+    state["optimizer"]["param_groups"].pop()
+    torch.save(state, path)
+    message = refusal(quietly, classifier(**RELATIVE), characters, 6, checkpoint=path, resume=True)
+    assert "is not a whole checkpoint (ValueError: loaded state dict has a different number of parameter" in message
 
 
 def test_a_checkpoint_is_plain_data_that_pytorch_loads_by_itself(characters, tmp_path):

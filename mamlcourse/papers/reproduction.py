@@ -100,7 +100,8 @@ def plan(
     iterations; 5-way 1 inner step, 20-way 5, at 2.0 under a mean loss (their 0.4 and 0.1 are of a sum divided by the
     shots). "maml++" is the configuration that Antoniou et al. 2019 published: 1150/50/423, rotated in training alone,
     max-pooled Conv4, one query, 5 steps at 0.1, 8 tasks, 50,000 iterations, Adam from 0.001 along a cosine. What
-    differs from them: ReLU for their leaky ReLU, and ink is 1.
+    differs from them: ReLU for their leaky ReLU, and ink is 1. Learned learning rates have Adam's learning rate of the
+    weights, as there.
 
     Args:
         setting: "5w1s", "5w5s", "20w1s" or "20w5s".
@@ -120,17 +121,18 @@ def plan(
     check_choice("The protocol", protocol, PROTOCOLS)
     ways, shots = SETTINGS[setting]
     base = Problem("omniglot", split="random", ways=ways, shots=shots, filters=64, root=root)
+    official = dict(learned_lr_outer_lr=None)
     if protocol == "finn":
         base = replace(base, validation=100, queries=shots, downsampling="stride", test_rotations=True)
         steps, test_steps, inner_lr = (1, 3, 2.0) if ways == 5 else (5, 5, 2.0)
         steps = 0 if algorithm == "protonet" else steps
-        settings = recipe(algorithm, inner_steps=steps, inner_lr=inner_lr, outer_lr=1e-3)
+        settings = recipe(algorithm, inner_steps=steps, inner_lr=inner_lr, outer_lr=1e-3, **official)
         batch = 32 if ways == 5 else 16
         run = Plan(setting, algorithm, seed, protocol, base, settings, 60_000, batch, test_steps, shots)
     else:
         base = replace(base, validation=50, queries=1)
         steps = 0 if algorithm == "protonet" else 5
-        settings = recipe(algorithm, inner_steps=steps, inner_lr=0.1, outer_lr=1e-3, cosine=True)
+        settings = recipe(algorithm, inner_steps=steps, inner_lr=0.1, outer_lr=1e-3, cosine=True, **official)
         run = Plan(setting, algorithm, seed, protocol, base, settings, 50_000, 8, test_steps=5, test_queries=1)
     if algorithm == "reptile":
         # Nichol et al. 2018, table 4 trains on 10 examples of each class, in 5-way tasks 5 at a time. Here: the shots

@@ -80,14 +80,15 @@ def kind_of_epoch(maml: MAML, epoch: int) -> tuple:
 
 def _begin(optimizer: torch.optim.Adam) -> None:
     """Give a new optimizer its state: made while recording, it would begin again at every replay."""
-    group = optimizer.param_groups[0]
     if optimizer.state:
         return
-    lr = group["lr"].clone()
-    group["lr"].zero_()
-    for parameter in group["params"]:
-        parameter.grad = torch.zeros_like(parameter)
+    lrs = [group["lr"].clone() for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"].zero_()
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    group["lr"].copy_(lr)
+    for group, lr in zip(optimizer.param_groups, lrs):
+        group["lr"].copy_(lr)
     for state in optimizer.state.values():
         state["step"].zero_()

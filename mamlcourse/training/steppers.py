@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .workers import Workers
 
 
+LR_FACTOR = "lr_factor"  # a key of Adam's groups, beside PyTorch's own
+
+
 class Step(NamedTuple):
     """The meta-loss and query accuracy (None for regression) of an iteration, how many tasks it had, and its batch
     where it is still there."""
@@ -114,20 +117,40 @@ def can_record(maml: MAML, tasks, ranks: Ranks, wanted: bool | None) -> bool:
 
 
 def adam(maml: MAML, capturable: bool = False) -> torch.optim.Adam:
-    """Adam on the meta-parameters. If `capturable`, its learning rate and step count are tensors on the GPU."""
-    parameters = maml.meta_params().tensors()
-    lr = maml.settings.outer_lr
-    lr = torch.tensor(lr, device=parameters[0].device) if capturable else lr
-    return torch.optim.Adam(parameters, lr=lr, capturable=capturable)
+    """Adam on the meta-parameters. If `capturable`, its learning rates and step count are tensors on the GPU."""
+    groups = parameter_groups(maml, as_tensors=capturable)
+    return torch.optim.Adam(groups, lr=groups[0]["lr"], capturable=capturable)
+
+
+def parameter_groups(maml: MAML, as_tensors: bool = False) -> list[dict]:
+    """The meta-parameters in Adam's groups: one, or a second for learned learning rates that have an Adam learning
+    rate of their own (`Settings.learned_lr_outer_lr`), which is `lr_factor` times that of the first.
+
+    Args:
+        maml: whose they are.
+        as_tensors: whether Adam's learning rates are tensors on the device, one for each group, to be set in place.
+    """
+    meta, settings = maml.meta_params(), maml.settings
+    groups = [{"params": meta.tensors(), "lr": settings.outer_lr}]
+    if meta.learning_rates and settings.learned_lr_outer_lr is not None:
+        # In units of inner_lr: Adam is invariant to scale, so this is Adam on multiples of it.
+        lr = settings.learned_lr_outer_lr * settings.inner_lr
+        groups[0]["params"] = meta._replace(learning_rates={}).tensors()
+        own = {"params": list(meta.learning_rates.values()), "lr": lr, LR_FACTOR: lr / settings.outer_lr}
+        groups.append(own)
+    for group in groups if as_tensors else ():
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+    return groups
 
 
 def set_lr(optimizer: torch.optim.Adam, lr: float) -> None:
-    """Set Adam's learning rate, where it is a tensor in place."""
+    """Set Adam's learning rate, where it is a tensor in place; a group may have its own multiple of it."""
     for group in optimizer.param_groups:
+        own = lr * group.get(LR_FACTOR, 1)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = lr
+            group["lr"] = own
 
 
 def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
@@ -136,7 +159,8 @@ def load_adam(optimizer: torch.optim.Adam, state: dict) -> None:
     Raises:
         KeyError, RuntimeError, TypeError, ValueError: it is not Adam's, or of other parameters.
     """
-    kinds = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    ours = ("lr", LR_FACTOR, "capturable")
+    kinds = [{name: group[name] for name in ours if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, kind in zip(optimizer.param_groups, kinds):
         group |= kind
