@@ -121,8 +121,10 @@ class MAML(nn.Module):
 
     @property
     def adapted_names(self) -> list[str]:
-        """The parameters that adapt: those that `settings.adapt` names and that are trainable now."""
-        return names_that_adapt(self.model, self.settings.adapt, self._norm_names)
+        """The parameters that adapt: those that `settings.adapt` names and that are trainable now; of normalisation
+        layers none if they are learned by step or `settings.adapt_norms` is False."""
+        norms = [] if self.settings.adapt_norms else normalisation_parameters(self.model)
+        return names_that_adapt(self.model, self.settings.adapt, self._norm_names + norms)
 
     def meta_params(self) -> MetaParams:
         """Everything that the outer loop learns: θ, learned learning rates, and norms by step."""

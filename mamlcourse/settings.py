@@ -39,6 +39,8 @@ class Settings:
             (MAML++, "BNWB").
         adapt: which parameters adapt, as name patterns; a leading "!" takes names out again. ANIL: ("head.*",);
             BOIL: ("*", "!head.*").
+        adapt_norms: whether the weight and bias of normalisation layers adapt too, where `adapt` names them; if not,
+            they are a part of θ that every inner step leaves as it is. With `per_step_norm` they never adapt.
         head_init: what the linear head starts from: "learned", its part of θ, or "prototypes", the class means of the
             support set's features (ProtoNet with 0 inner steps, ProtoMAML with more).
         meta_gradient: "query_loss", the gradient of the query loss after adaptation; or "displacement", how far
@@ -57,9 +59,10 @@ class Settings:
     multi_step_loss: str = "final"
     multi_step_epochs: int = 10
     learned_lr: str = "none"
+    learned_lr_outer_lr: float | None = None
     per_step_norm: bool = False
     adapt: tuple[str, ...] = ("*",)
-    learned_lr_outer_lr: float | None = None
+    adapt_norms: bool = True
     head_init: str = "learned"
     meta_gradient: str = "query_loss"
     checkpoint_steps: bool = False
@@ -74,9 +77,6 @@ class Settings:
         check_choice("multi_step_loss", self.multi_step_loss, ("final", "uniform", "annealed"))
         check_number("multi_step_epochs", self.multi_step_epochs, at_least=1, integer=True)
         check_choice("learned_lr", self.learned_lr, ("none", "parameter", "parameter_step", "element"))
-        check_choice("head_init", self.head_init, ("learned", "prototypes"))
-        check_choice("meta_gradient", self.meta_gradient, ("query_loss", "displacement"))
-        check_number("outer_lr", self.outer_lr, above=0)
         if self.learned_lr_outer_lr is not None:
             check_number("learned_lr_outer_lr", self.learned_lr_outer_lr, above=0)
             if self.learned_lr != "none" and self.inner_lr == 0:
@@ -84,7 +84,10 @@ class Settings:
                     f"learned_lr_outer_lr: expected None where inner_lr is 0, got {self.learned_lr_outer_lr}: it is in "
                     "units of inner_lr."
                 )
-        for name in ("per_step_norm", "checkpoint_steps", "cosine"):
+        check_choice("head_init", self.head_init, ("learned", "prototypes"))
+        check_choice("meta_gradient", self.meta_gradient, ("query_loss", "displacement"))
+        check_number("outer_lr", self.outer_lr, above=0)
+        for name in ("per_step_norm", "adapt_norms", "checkpoint_steps", "cosine"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: expected True or False, got {getattr(self, name)!r}.")
         patterns = (self.adapt,) if isinstance(self.adapt, str) else self.adapt
@@ -101,9 +104,10 @@ class Settings:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
     def _check_displacement(self):
-        if self.learned_lr != "none" or self.per_step_norm or self.head_init != "learned":
+        if self.learned_lr != "none" or self.per_step_norm or not self.adapt_norms or self.head_init != "learned":
             raise InputError(
-                "Reptile has no query loss, so learned_lr must be 'none', per_step_norm False and head_init 'learned'."
+                "Reptile has no query loss, so learned_lr must be 'none', per_step_norm False, adapt_norms True and "
+                "head_init 'learned'."
             )
         if self.inner_steps == 0 or self.inner_lr == 0:
             raise InputError("Reptile needs its inner steps: inner_steps must be at least 1 and inner_lr above 0.")
@@ -158,6 +162,10 @@ RECIPES = {
     for recipe in (
         # Finn et al. 2017, A.1: Omniglot 5-way 1 step at 2.0 (mean loss), 20-way 5 steps at 2.0; Adam, 0.001.
         Settings("maml"),
+        # "MAML" in the repository of Antoniou et al. 2019 (configurations of its main branch), with which they compare
+        # MAML++: that without learned learning rates, per-step norm and multi-step loss. So its cosine is on, and
+        # batch norm's weight and bias are learned but do not adapt. 5 steps at 0.1; Adam, 0.001 to 0.00001.
+        Settings("maml-antoniou", adapt_norms=False, cosine=True),
         # Finn et al. 2017, section 5.2; Nichol et al. 2018, section 3: the same, the inner gradients held constant.
         Settings("fomaml", order=1),
         # Antoniou et al. 2019, section 4: 5 steps starting at 0.1; Adam, 0.001 to 0.00001. Derivative-order annealing

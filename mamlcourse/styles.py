@@ -5,16 +5,18 @@ import zlib
 TITLES = {
     "maml": "MAML", "fomaml": "FOMAML", "maml++": "MAML++", "fomaml++": "FOMAML++", "anil": "ANIL",
     "reptile": "Reptile", "meta-sgd": "Meta-SGD", "protonet": "ProtoNet", "protomaml": "ProtoMAML",
+    "maml-antoniou": "MAML (Antoniou)",
 }  # fmt: skip
 
-# The colour-blind-safe palette of Okabe and Ito; where it ends, a grey and a brown that differ in lightness too.
+# The colour-blind-safe palette of Okabe and Ito; where it ends, greys, a brown and a navy that differ in lightness too.
 COLOURS = {
     "maml": "#0072B2", "fomaml": "#E69F00", "maml++": "#009E73", "fomaml++": "#CC79A7", "anil": "#56B4E9",
     "reptile": "#D55E00", "meta-sgd": "#4D4D4D", "protonet": "#8C8C8C", "protomaml": "#7A3E00",
+    "maml-antoniou": "#002F4D",
 }  # fmt: skip
 MARKS = {
     "maml": "o", "fomaml": "s", "maml++": "^", "fomaml++": "v", "anil": "D", "reptile": "P", "meta-sgd": "X",
-    "protonet": "*", "protomaml": "h",
+    "protonet": "*", "protomaml": "h", "maml-antoniou": "8",
 }  # fmt: skip
 
 

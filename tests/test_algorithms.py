@@ -4,6 +4,7 @@ import copy
 import gc
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,9 @@ MORE_SETTINGS = [
     dict(RECIPES["fomaml++"].__dict__, name="fomaml++", inner_steps=3),
     dict(adapt=("head.*",)),
     dict(adapt=("*", "!head.*")),
+    dict(adapt_norms=False),
+    dict(adapt_norms=False, order=1, multi_step_loss="uniform", learned_lr="parameter_step"),
+    dict(adapt_norms=False, head_init="prototypes"),
     dict(adapt=("head.*",), order=1),
     dict(first_order_epochs=3, multi_step_loss="annealed"),
     dict(head_init="prototypes"),
@@ -448,6 +452,46 @@ def test_any_plain_module_works(episodes):
     assert relative_error(results[1], results[0]) < 1e-12
 
 
+# What MAML++ is compared with.
+
+
+NORMS = ("features.1.weight", "features.1.bias", "features.5.weight", "features.5.bias")
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_norms_that_do_not_adapt_are_the_per_step_ones_tied_together(order, episodes):
+    """Shared by all steps, they get the sum of what each step's own would get."""
+    settings = dict(inner_steps=3, inner_lr=0.5, order=order, multi_step_loss="uniform", backend="loop")
+    tied = MAML(small_network(), adapt_norms=False, **settings)
+    by_step = MAML(small_network(), per_step_norm=True, **settings).meta_gradients(episodes)
+    found = tied.meta_gradients(episodes)
+    assert found.loss == by_step.loss
+    for name in NORMS:
+        torch.testing.assert_close(found.gradients.params[name], by_step.gradients.norms[name].sum(0))
+        assert found.gradients.params[name].abs().max() > 1e-6
+    path = tied.trajectory(episodes, parameters=True).parameters
+    assert path.keys() == dict(tied.model.named_parameters()).keys() - set(NORMS)
+
+
+def test_norms_by_name_by_setting_and_by_step(episodes):
+    by_name = MAML(small_network(), adapt=("*", *(f"!{name}" for name in NORMS)), backend="loop")
+    by_setting = MAML(small_network(), adapt_norms=False, backend="loop")
+    assert by_name.adapted_names == by_setting.adapted_names
+    assert flat(by_name.meta_gradients(episodes).gradients).equal(flat(by_setting.meta_gradients(episodes).gradients))
+    by_step = [MAML(small_network(), per_step_norm=True, adapt_norms=adapt, backend="loop") for adapt in (True, False)]
+    assert by_step[0].adapted_names == by_step[1].adapted_names == by_setting.adapted_names
+    one, other = (flat(maml.meta_gradients(episodes).gradients) for maml in by_step)
+    assert one.equal(other)
+    without = MAML(MLP(), adapt_norms=False)  # a model without such layers is as it was
+    assert without.adapted_names == MAML(MLP()).adapted_names
+
+
+def test_the_maml_of_antoniou_is_maml_plus_plus_without_its_three_switches():
+    switched_off = dict(multi_step_loss="final", learned_lr="none", learned_lr_outer_lr=None, per_step_norm=False)
+    theirs = replace(RECIPES["maml++"], name="maml-antoniou", adapt_norms=False, **switched_off)
+    assert theirs == RECIPES["maml-antoniou"] and theirs.cosine
+
+
 # Bad input.
 
 
@@ -465,6 +509,17 @@ def test_any_plain_module_works(episodes):
         (dict(adapt=3), "adapt: expected a name pattern or several, got 3"),
         (dict(multi_step_loss="anealed"), "Did you mean 'annealed'"),
         (dict(learned_lr="per_layer"), "learned_lr 'per_layer' is unknown"),
+        (dict(learned_lr_outer_lr=0), "learned_lr_outer_lr: expected a finite number above 0, got 0"),
+        (dict(learned_lr_outer_lr=math.nan), "learned_lr_outer_lr: expected a finite number above 0, got nan"),
+        (dict(learned_lr_outer_lr="0.1"), "learned_lr_outer_lr: expected a finite number above 0, got '0.1'"),
+        (
+            dict(learned_lr_outer_lr=0.1, learned_lr="element", inner_lr=0),
+            "learned_lr_outer_lr: expected None where inner_lr is 0, got 0.1: it is in units of inner_lr.",
+        ),
+        (dict(adapt_norms=None), "adapt_norms: expected True or False, got None"),
+        (dict(adapt_norms=False, adapt="features.1.*"), "names only the weight and bias of normalisation layers"),
+        (dict(per_step_norm=True, adapt="features.1.*"), "names only the weight and bias of normalisation layers"),
+        (dict(meta_gradient="displacement", adapt_norms=False), "adapt_norms True"),
         (dict(first_order_epochs=-1), "first_order_epochs: expected an integer at least 0, got -1"),
         (dict(multi_step_epochs=0), "multi_step_epochs: expected an integer at least 1, got 0"),
         (dict(inner_step=3), "The setting 'inner_step' is unknown. Did you mean 'inner_steps'"),

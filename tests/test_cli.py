@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mamlcourse.records import read_json
+from mamlcourse.settings import RECIPES
 
 TINY = ["--filters", "4", "--queries", "2"]
 
@@ -51,6 +53,24 @@ def test_train_resume_and_evaluate(run, tmp_path):
     assert code == 2 and "with the same settings" in err
     code, out, err = run("train", "--queries", 2, "--filters", 5, "--out", "m.pt", "--algorithm", "maml++", "--resume")
     assert code == 2 and "was trained with filters 4, but now filters is 5" in err
+
+
+def test_a_checkpoint_of_before_there_was_a_choice_goes_on(run, monkeypatch):
+    """It has the official way to learn learning rates, whatever the recipe has now."""
+    train = ("train", *TINY, "--out", "m.pt", "--algorithm", "maml++", "--iterations")
+    with monkeypatch.context() as before:
+        before.setitem(RECIPES, "maml++", replace(RECIPES["maml++"], learned_lr_outer_lr=None))
+        code, out, err = run(*train, 2)
+    assert code == 0, err
+    state = torch.load("m.pt", weights_only=True)
+    del state["settings"]["learned_lr_outer_lr"], state["settings"]["adapt_norms"]
+    torch.save(state, "m.pt")
+    monkeypatch.setitem(RECIPES, "maml++", replace(RECIPES["maml++"], learned_lr_outer_lr=0.05))
+    code, out, err = run(*train, 4, "--resume")
+    assert code == 0, err
+    state = torch.load("m.pt", weights_only=True)
+    assert state["done"] == 4 and state["settings"]["learned_lr_outer_lr"] is None
+    assert len(state["optimizer"]["param_groups"]) == 1
 
 
 def test_data_describes_and_draws(run, tmp_path):

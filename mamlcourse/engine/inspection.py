@@ -49,6 +49,11 @@ def names_that_adapt(model: nn.Module, patterns: tuple[str, ...], excluded: list
             )
         matching &= set(names)
         chosen = chosen - matching if pattern.startswith("!") else chosen | matching
+    if chosen and chosen <= set(excluded):
+        raise InputError(
+            f"adapt={patterns} names only the weight and bias of normalisation layers, which do not adapt where "
+            "per_step_norm is True or adapt_norms False."
+        )
     chosen -= set(excluded)
     if not chosen:
         raise InputError(f"adapt={patterns} matches no parameter of the model; its parameters are {', '.join(names)}.")
