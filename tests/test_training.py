@@ -134,20 +134,22 @@ def interrupt_handler():
 # What is learned.
 
 
-def test_training_is_adam_on_the_meta_gradients(noise):
-    settings = dict(inner_steps=2, learned_lr_outer_lr=None)
+@pytest.mark.parametrize("relative, factor", [(None, 1), (0.25, 5)])  # 0.25 x 0.2, the inner one, is 5 x 0.01
+def test_training_is_adam_on_the_meta_gradients(relative, factor, noise):
+    settings = dict(inner_steps=2, learned_lr_outer_lr=relative)
     maml, by_hand = classifier("maml++", **settings), classifier("maml++", **settings)
     tasks = CharacterTasks(noise, 3, 1, 2, 2)
     torch.manual_seed(1)
     history = quietly(maml, tasks, 6, epochs=20)
     torch.manual_seed(1)
-    optimizer = torch.optim.Adam(by_hand.meta_params().tensors())
+    theta, learning_rates, norms = (list(part.values()) for part in by_hand.meta_params())
+    optimizer = torch.optim.Adam([{"params": theta + norms}, {"params": learning_rates}])
     losses = []
     for index in range(6):
         lr = 0.0001 + (0.01 - 0.0001) * (1 + math.cos(math.pi * index / 6)) / 2
         loss, _, gradients = by_hand.meta_gradients(tasks.batch(index), epoch=index * 20 // 6)
         losses.append(loss.item())
-        optimizer.param_groups[0]["lr"] = lr
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr, factor * lr
         for parameter, gradient in zip(by_hand.meta_params().tensors(), gradients.tensors()):
             parameter.grad = gradient
         optimizer.step()
