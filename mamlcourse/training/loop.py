@@ -196,7 +196,7 @@ def train_maml(
         task_dataloader: a task family of this package, or any iterable of (support_x, support_y, query_x, query_y)
             with a leading task dimension.
         inner_lr, inner_steps: α (under a mean loss) and K.
-        outer_lr: Adam's rate.
+        outer_lr: Adam's learning rate; that of the learned ones is the recipe's share of `inner_lr`.
         first_order: hold the inner gradients constant (FOMAML).
         plus_plus: annealed multi-step loss, a learned rate for each tensor and step, normalisation by step if the
             model has it, cosine annealing of the outer rate.
