@@ -25,6 +25,26 @@ def ci95(values) -> float:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
+def seeds_and_tasks_ci(by_seed: list[list[float]]) -> float:
+    """Half the width of the 95% confidence interval of a mean over several training runs and the same test tasks.
+
+    Args:
+        by_seed: (seeds, tasks), the same tasks in the same order for every seed.
+
+    Returns:
+        The wider of the one over tasks (each task's mean over the seeds) and, given several seeds, the one over the
+        seeds' means (Student's t). With one seed it is over tasks alone and leaves out how much training varies.
+    """
+    over_tasks = ci95([fmean(of_task) for of_task in zip(*by_seed)])
+    over_seeds = ci95([fmean(of_seed) for of_seed in by_seed]) if len(by_seed) > 1 else 0.0
+    return max(over_tasks, over_seeds)
+
+
+def interval_in_words(seeds: int) -> str:
+    """What an interval of `seeds_and_tasks_ci` holds, for captions."""
+    return "over tasks alone" if seeds == 1 else "over seeds and tasks, the wider of the two"
+
+
 def paired_difference(by_seed: list[list[float]], others: list[list[float]]) -> tuple[float, float]:
     """How much higher values are than others on the same tasks: (mean difference, half its 95% confidence interval).
 
@@ -32,12 +52,10 @@ def paired_difference(by_seed: list[list[float]], others: list[list[float]]) -> 
         by_seed, others: (seeds, tasks), the same tasks in the same order.
 
     Returns:
-        The interval is the wider of the one over tasks and, given several seeds, the one over seeds.
+        The interval is that of `seeds_and_tasks_ci`.
     """
     differences = [[a - b for a, b in zip(*seeds)] for seeds in zip(by_seed, others)]
-    over_tasks = ci95([fmean(of_task) for of_task in zip(*differences)])
-    over_seeds = ci95([fmean(of_seed) for of_seed in differences]) if len(differences) > 1 else 0.0
-    return fmean(map(fmean, differences)), max(over_tasks, over_seeds)
+    return fmean(map(fmean, differences)), seeds_and_tasks_ci(differences)
 
 
 def verdict(difference: float, half_width: float) -> str:
@@ -47,9 +65,22 @@ def verdict(difference: float, half_width: float) -> str:
         difference: as measured.
         half_width: half its 95% confidence interval; nan, where it could not be measured, leaves all undecided.
     """
-    if not abs(difference) > half_width:
-        return "undecided"
-    return "held" if difference > 0 else "did not hold"
+    return verdict_of_interval(difference - half_width, difference + half_width)
+
+
+def verdict_of_interval(low: float, high: float) -> str:
+    """The verdict on the claim that a number is above zero, from both ends of its 95% confidence interval."""
+    if low > 0:
+        return "held"
+    return "did not hold" if high < 0 else "undecided"
+
+
+def verdict_within(value: float, half_width: float, low: float, high: float) -> str:
+    """The verdict on the claim that a value with its half interval lies between two bounds."""
+    found = {verdict(value - low, half_width), verdict(high - value, half_width)}
+    if "did not hold" in found:
+        return "did not hold"
+    return "undecided" if "undecided" in found else "held"
 
 
 def worst_decile(values, highest: bool = False) -> float:

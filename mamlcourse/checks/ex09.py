@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..learner import MAML
 from ..models import MLP, Conv4
-from ..stats import ci95
+from ..stats import ci95, verdict
 from ..tasks import CharacterTasks, SinusoidTasks, check_batch
 from .judge import CheckFailed, call, check, fresh, integer
 
@@ -178,7 +178,7 @@ def _judge_claim(measured, choice, claim):
     pairs = zip(measured[choice]["scores"], measured[rival]["scores"])
     differences = [float(a) - float(b) for a, b in pairs]
     difference, half_width = statistics.fmean(differences), ci95(differences)
-    right = "undecided" if not abs(difference) > half_width else "better" if difference > 0 else "worse"
+    right = {"held": "better", "did not hold": "worse"}.get(verdict(difference, half_width), "undecided")
     if claim != right:
         raise CheckFailed(
             f"The claim {claim!r} does not agree with the evidence: {choice} minus {rival} is {difference:+.4f} ± "

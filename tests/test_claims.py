@@ -1,0 +1,65 @@
+"""Verdicts, the intervals that they rest on, and the lines that claims are printed as."""
+
+import math
+import statistics
+
+import pytest
+
+from mamlcourse import InputError
+from mamlcourse.claims import SOURCES, Claim
+from mamlcourse.stats import (
+    ci95,
+    interval_in_words,
+    paired_difference,
+    seeds_and_tasks_ci,
+    verdict,
+    verdict_of_interval,
+    verdict_within,
+)
+
+
+def test_the_interval_is_the_wider_of_the_one_over_tasks_and_the_one_over_seeds():
+    over_tasks = [[0.1, 0.9, 0.5, 0.3], [0.1, 0.9, 0.5, 0.3]]  # the seeds agree, the tasks differ
+    assert seeds_and_tasks_ci(over_tasks) == pytest.approx(3.182 * statistics.stdev(over_tasks[0]) / 2)
+    over_seeds = [[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]]  # the other way round
+    assert seeds_and_tasks_ci(over_seeds) == pytest.approx(4.303 * 0.1 / math.sqrt(3))
+    assert seeds_and_tasks_ci(over_tasks[:1]) == ci95(over_tasks[0])  # one seed: over tasks alone
+    both = [[0.2, 0.4, 0.9], [0.3, 0.3, 0.8]]
+    assert paired_difference(both, [[0.0] * 3] * 2)[1] == pytest.approx(seeds_and_tasks_ci(both))
+    assert interval_in_words(1) == "over tasks alone" and "seeds and tasks" in interval_in_words(3)
+
+
+def test_verdicts_of_ends_and_of_ranges():
+    assert [verdict_of_interval(*ends) for ends in ((0.1, 1), (-1, -0.1), (-1, 1), (0, 1), (math.nan, 1))] == [
+        "held", "did not hold", "undecided", "undecided", "undecided",
+    ]  # fmt: skip
+    cases = {
+        (1.4, 0.05): "held", (1.4, 0.2): "undecided", (1.08, 0.11): "did not hold", (1.8, 0.2): "did not hold",
+        (1.25, 0.1): "undecided", (1.02, 0.38): "undecided", (1.4, math.nan): "undecided",
+    }  # fmt: skip
+    assert {case: verdict_within(*case, 1.3, 1.5) for case in cases} == cases
+
+
+def claim(difference=1.0, interval=0.5, source=SOURCES[1], **more):
+    statement, measure = "MAML++ is more accurate than MAML", "test accuracy, MAML++ - MAML"
+    return Claim(source, statement, measure, "200 training tasks, 3 seeds", difference, interval, **more)
+
+
+@pytest.mark.parametrize("gap", [(2, 1), (-2, 1), (0.5, 1), (1, 1), (3, math.nan)])
+def test_a_claims_verdict_is_that_of_the_statistics(gap):
+    assert claim(*gap).verdict == verdict(*gap)
+
+
+def test_a_claim_is_one_line():
+    assert str(claim(-1.36, 2.14)) == (
+        "MAML++ is more accurate than MAML (the paper): undecided; test accuracy, MAML++ - MAML -1.4 ± 2.1 percentage "
+        "points; 200 training tasks, 3 seeds."
+    )
+    assert "MAML -0.120 ± 0.050; 200" in str(claim(-0.12, 0.05, unit="", digits=3))
+    assert "undecided; test accuracy, MAML++ - MAML +1.0 (no interval) percentage" in str(claim(1.0, math.nan))
+
+
+def test_claims_name_one_of_three_sources():
+    assert all(source in str(claim(source=source)) for source in SOURCES)
+    with pytest.raises(InputError, match="The source 'the papers' is unknown. Did you mean 'the paper'"):
+        claim(source="the papers")
