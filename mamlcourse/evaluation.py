@@ -21,6 +21,9 @@ from .tasks import TaskBatch, check_batch
 
 AT_ONCE = 400  # examples; their activations must fit into memory
 LARGEST_NUMBER_OF_TASKS, LARGEST_NUMBER_OF_STEPS = 10**7, 10**4  # beyond these an evaluation would not end
+# A step that raises a loss by no more than this is said to leave it level. Of a cross-entropy, 0.05 nats mean that the
+# right class keeps 95% of its probability; five ways by chance have a loss of 1.61.
+RISE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +87,35 @@ class Evaluation:
         return self.losses.mean(0).tolist()
 
     @property
-    def overshoot(self) -> float:
-        """Share of tasks in which some step has a higher query loss than the one before."""
-        return self.rises.any(1).float().mean().item()
+    def rises(self) -> Tensor:
+        """(T, K): whether a step raised a task's query loss at all, however little."""
+        return self._climbs(self.losses) > 0
+
+    def overshoots(self, size: float = RISE) -> Tensor:
+        """(T, K): whether a step raised a task's query loss by more than `size`."""
+        return self._climbs(self.losses) > size
+
+    def too_long(self, size: float = RISE) -> Tensor:
+        """(T, K): whether a step was too long: it raised by more than `size` the support loss that it should lower."""
+        return self._climbs(self.support_losses) > size
+
+    def overfits(self, size: float = RISE) -> Tensor:
+        """(T, K): whether a step raised the query loss by more than `size` while it lowered the support loss."""
+        return self.overshoots(size) & (self._climbs(self.support_losses) < 0)
 
     @property
-    def rises(self) -> Tensor:
-        """(T, K): whether a step raised a task's query loss."""
-        return self.losses[:, 1:] > self.losses[:, :-1]
+    def overshoot(self) -> float:
+        """Share of tasks in which some step raises the query loss by more than `RISE`."""
+        return share_of_tasks(self.overshoots())
+
+    @staticmethod
+    def _climbs(losses: Tensor) -> Tensor:
+        return losses[:, 1:] - losses[:, :-1]
+
+
+def share_of_tasks(steps: Tensor) -> float:
+    """The share of tasks with some step of which something is true, from (T, K)."""
+    return steps.any(1).float().mean().item()
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from mamlcourse import MAML, MLP, CharacterTasks, Conv4, Evaluation, InputError, SinusoidTasks, evaluate, learner
+from mamlcourse.evaluation import share_of_tasks
 from mamlcourse.stats import ci95
 
 
@@ -68,6 +69,20 @@ def test_measurements_of_known_accuracies():
     assert found.overshoot == 0.5  # the second and the fourth task; staying level is no overshoot
 
 
+def test_rises_are_told_apart_by_size_and_by_the_support_loss():
+    query = torch.tensor([[1.0, 1.04, 1.08], [1.0, 1.06, 1.0], [1.0, 0.9, 1.0], [1.0, 1.5, 0.5], [1.0, 1.5, 0.5]])
+    support = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.9, 0.8], [1.0, 1.2, 0.8], [1.0, 1.06, 0.8], [1.0, 1.01, 0.8]])
+    found = Evaluation(query, None, support)
+    assert found.rises.any(1).tolist() == [True] * 5
+    assert found.overshoots().any(1).tolist() == [False, True, True, True, True]  # 0.04 twice is not 0.05 once
+    assert found.overshoot == share_of_tasks(found.overshoots()) == pytest.approx(0.8)
+    assert found.too_long().tolist() == [[False] * 2, [False] * 2, [True, False], [True, False], [False] * 2]
+    overfits = [[False] * 2, [True, False], [False, True], [False] * 2, [False] * 2]
+    assert found.overfits().tolist() == overfits  # a small rise of the support loss is neither
+    assert found.overshoots(0.03)[0].all() and found.overfits(0.03)[0].all() and not found.overshoots(0.6).any()
+    assert not found.too_long(0.1)[3].any() and found.too_long(0.1)[2, 0]
+
+
 def test_measurements_of_known_regression_losses():
     found = Evaluation(LOSSES, None, LOSSES)
     assert found.per_task == [1.0, 2.0, 1.0, 0.0]
@@ -109,9 +124,10 @@ def test_measurements_of_any_numbers(data, tasks, columns):
     assert found.accuracy == pytest.approx(sum(last) / tasks)
     assert found.std == pytest.approx(float(np.std(last, ddof=1)), abs=1e-12)
     assert found.worst_decile == pytest.approx(float(np.mean(np.sort(last)[: max(tasks // 10, 1)])))
-    assert found.overshoot == pytest.approx(
+    assert share_of_tasks(found.rises) == pytest.approx(
         sum(any(row[j] > row[i] for j in range(columns) for i in range(j)) for row in losses.tolist()) / tasks
     )
+    assert found.overshoot <= share_of_tasks(found.rises) and not (found.overfits() & found.too_long()).any()
     assert found.worst_decile <= found.accuracy + 1e-9
 
 
