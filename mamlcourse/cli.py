@@ -113,6 +113,9 @@ def compare(
     processes: ProcessesOption = 1,
     json: Annotated[Path, typer.Option(help="File for the record, raw values included.")] = Path("runs/compare.json"),
     figure: Annotated[Path, typer.Option(help="PNG or SVG file for the picture.")] = Path("runs/compare.png"),
+    margin: Annotated[
+        float, typer.Option(help="Percentage points that a cheaper algorithm may be less accurate.")
+    ] = 2,
     overwrite: OverwriteOption = False,
 ):
     """Train algorithms on the same tasks, test them on unseen alphabets or classes, and say which to use; the same
@@ -122,6 +125,7 @@ def compare(
     _check_output(json, ".json")
     _check_output(figure, ".png", ".svg")
     _check_sizes(ways=ways, filters=filters, inner_steps=inner_steps, tasks_per_batch=tasks_per_batch, seeds=seeds)
+    check_number("margin", margin, at_least=0, at_most=100)
     if not json.exists():  # else the figure is of the comparison that goes on, or the record is refused
         _check_new(figure, overwrite)
     problem = _problem(
@@ -145,7 +149,7 @@ def compare(
         except InputError as error:  # the numbers are printed all the same
             failures.append(str(error))
     _print_rows(comparison.caption(record), comparison.rows(record), numeric=True, listed_by="columns")
-    typer.echo(comparison.recommendation(record))
+    typer.echo(f"{comparison.legend(record)}\n{comparison.recommendation(record, margin / 100)}")
     if failures:
         raise InputError(" ".join(failures))
     typer.echo(f"Record: {json}\nFigure: {figure}")
@@ -242,6 +246,7 @@ def evaluate(
     overwrite: OverwriteOption = False,
 ):
     """Measure a trained checkpoint step by step, with 95% confidence intervals over tasks (transductive)."""
+    from .evaluation import RISE, share_of_tasks
     from .evaluation import evaluate as evaluate_learner
     from .learner import learner
     from .pretrained import described
@@ -273,7 +278,9 @@ def evaluate(
         over_tasks = f" {interval}, std over tasks {100 * measured.std:.1f} percentage points"
     typer.echo(
         f"accuracy {100 * measured.accuracy:.1f}{over_tasks}, worst decile {100 * measured.worst_decile:.1f}%, "
-        f"{100 * measured.overshoot:.0f}% of tasks overshoot",
+        f"{100 * measured.overshoot:.0f}% of tasks overshoot (a step raises the query loss by more than {RISE}; "
+        f"step too long {100 * share_of_tasks(measured.too_long()):.0f}%, "
+        f"overfits {100 * share_of_tasks(measured.overfits()):.0f}%)",
     )
     if json:
         record = {
@@ -355,8 +362,9 @@ def results(
     measured = [row[terse] for row in body if row[3] != papers.NOT_MEASURED]
     _print_rows("Omniglot: published and measured", [heading[terse], *measured])
     missing = sum(row[3] == papers.NOT_MEASURED for row in body)
+    typer.echo(papers.caption(cells))
     typer.echo(f"Not measured: {missing} more; the table below names the command for each.")
-    sections = [f"# Omniglot\n\nMade by `mamlcourse results`.\n\n{markdown_table([heading, *body])}"]
+    sections = ["# Omniglot", "Made by `mamlcourse results`.", markdown_table([heading, *body]), papers.caption(cells)]
     write_figure(papers.papers_figure(cells), folder / "table.png")
     for setting in dict.fromkeys(where for where, _ in cells):
         sections.append(f"## {setting}: the same test tasks\n\n{markdown_table(papers.paired_rows(cells, setting))}")

@@ -11,23 +11,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .errors import InputError, check_number
-from .evaluation import LARGEST_NUMBER_OF_TASKS, evaluate
+from .evaluation import LARGEST_NUMBER_OF_TASKS, RISE, Evaluation, evaluate, share_of_tasks
 from .learner import learner
 from .memory import peak_of_training
 from .problems import Problem, choose_device
 from .records import check_keys, device_in_words, markdown_table, only_writer, provenance, read_json, write_json
 from .settings import Settings, recipe
-from .stats import ci95, verdict, worst_decile
+from .stats import interval_in_words, seeds_and_tasks_ci, verdict, worst_decile
 from .stats import paired_difference as paired
 from .styles import colour_of, mark_of, title_of
 from .training import train
 
 LARGEST_BATCH, LARGEST_BUDGET = 10**6, 10**9  # tasks; with more a comparison would not end
 NOT_WORTH_NAMING = 1.1  # ratios of training time closer to 1 than this decide nothing
+MARGIN = 0.02  # how much less accurate a cheaper algorithm may be and still be recommended
 
 
 def compare(
@@ -96,7 +98,8 @@ def compare_settings(
 
     Returns:
         A record of plain values, ready for JSON: provenance, everything asked for, and for each name and seed the raw
-        per-task accuracies, losses, seconds and peak memory. `summary`, `rows` and `recommendation` read it.
+        per-task accuracies and losses (`query_losses` and `support_losses` by step, as in `Evaluation`), seconds and
+        peak memory. `summary`, `rows` and `recommendation` read it.
 
     Raises:
         InputError: a number is not allowed, or `file` holds something else or cannot be written.
@@ -159,8 +162,12 @@ def compare_settings(
                     "losses": [round(loss, 5) for loss in history.losses],
                     "task_accuracies": [round(accuracy, 5) for accuracy in tested.per_task],
                     "accuracy_by_step": [round(value, 5) for value in tested.by_step],
+                    "task_losses": [round(loss, 5) for loss in tested.losses[:, -1].tolist()],
                     "loss_by_step": [round(value, 5) for value in tested.loss_by_step],
-                    "overshoot": round(tested.overshoot, 5),
+                    "support_loss_by_step": [round(value, 5) for value in tested.support_losses.mean(0).tolist()],
+                    "query_losses": _short(tested.losses),
+                    "support_losses": _short(tested.support_losses),
+                    "any_rise": round(share_of_tasks(tested.rises), 5),
                 }
                 runs.append(run)
                 _keep(record, file)
@@ -169,6 +176,11 @@ def compare_settings(
                 _keep(record, file)
                 after_seed(record)
     return record
+
+
+def _short(losses) -> list[list[float]]:
+    """(T, K + 1) with four digits, which keeps the files small."""
+    return [[round(value, 4) for value in of_task] for of_task in losses.tolist()]
 
 
 def _keep(record: dict, file) -> None:
@@ -188,12 +200,19 @@ def _going_on(new: dict, seeds: list[int], file) -> dict:
     """
     there = read_json(file)
     check_keys(there, {"algorithms": dict, "seeds": list, "hardware": dict, "date": str}, file)
-    kinds = {"seed": int, "train_seconds": (int, float), "overshoot": (int, float)}
+    kinds = {"seed": int, "train_seconds": (int, float), "any_rise": (int, float)}
     kinds |= dict.fromkeys(("losses", "task_accuracies", "accuracy_by_step", "loss_by_step"), list)
+    added = dict.fromkeys(("task_losses", "support_loss_by_step", "query_losses", "support_losses"), list)
     for name, entry in there["algorithms"].items():
         check_keys({name: entry}, {name: {"settings": dict, "runs": list}}, file)
         for number, run in enumerate(entry["runs"]):
             check_keys({"run": run}, {"run": kinds}, file, f"{name}, number {number}: ")
+            if not added.keys() & run.keys():
+                raise InputError(
+                    f"{file} is of an earlier version, which kept no loss of each test task: name another file, or "
+                    "begin anew with --overwrite."
+                )
+            check_keys({"run": run}, {"run": added}, file, f"{name}, number {number}: ")
     named = [{name: Settings.from_record(entry["settings"]) for name, entry in record["algorithms"].items()}
              for record in (there, new)]  # fmt: skip
     same = ("problem", "train_tasks", "tasks_per_batch", "eval_tasks", "hardware", "versions")
@@ -213,19 +232,27 @@ def _going_on(new: dict, seeds: list[int], file) -> dict:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one algorithm's runs in a comparison amount to. Accuracies are fractions, intervals are half 95% widths.
+    """What one algorithm's runs in a comparison amount to.
+
+    Accuracies are fractions. Intervals are half 95% widths of `stats.seeds_and_tasks_ci`: the wider of the one over
+    the test tasks and, given several seeds, the one over seeds (Student's t); with one seed over tasks alone.
 
     Attributes:
-        accuracy, interval: mean over seeds and tasks, and its interval over the test tasks.
-        difference, difference_interval: paired with the reference, task by task; None for the reference itself. The
-            interval is the wider of the one over tasks and, given several seeds, the one over seeds (Student's t).
+        accuracy, interval: mean over seeds and tasks, and its interval.
+        difference, difference_interval: paired with the reference, task by task; None for the reference itself.
+        loss, loss_interval, loss_difference, loss_difference_interval: the same of the test loss after the last step;
+            None in records of the first edition, which did not keep it.
         std_over_tasks: standard deviation over tasks of one run, averaged over the seeds.
         worst_decile: mean accuracy of the worst tenth of the tasks, averaged over the seeds.
         std_over_seeds: standard deviation of the accuracy over the seeds; None for one seed.
         seconds, time_ratio: training time (mean over seeds), and the median over seeds of its ratio to the reference.
         memory, memory_ratio: peak bytes, and their ratio to the reference.
         final_loss: training loss, mean over the last tenth of the meta-batches.
-        overshoot: share of the test tasks in which some adaptation step raised the query loss.
+        overshoot: share of the test tasks in which some step raised the query loss by more than `evaluation.RISE`;
+            None in records of the first edition.
+        too_long: the same of the support loss: the step was too long; None as well.
+        overfits: the same of the query loss while the support loss fell; None as well.
+        any_rise: share of the test tasks in which some step raised the query loss, however little.
         over_chance: accuracy minus chance.
     """
 
@@ -233,6 +260,10 @@ class Summary:
     interval: float
     difference: float | None
     difference_interval: float | None
+    loss: float | None
+    loss_interval: float | None
+    loss_difference: float | None
+    loss_difference_interval: float | None
     std_over_tasks: float
     worst_decile: float
     std_over_seeds: float | None
@@ -241,7 +272,10 @@ class Summary:
     memory: int
     memory_ratio: float
     final_loss: float
-    overshoot: float
+    overshoot: float | None
+    too_long: float | None
+    overfits: float | None
+    any_rise: float
     over_chance: float
 
 
@@ -251,9 +285,38 @@ def summary(record: dict) -> dict[str, Summary]:
     return {name: _summarise(record, name, reference) for name in record["algorithms"]}
 
 
-def paired_difference(record: dict, name: str, other: str) -> tuple[float, float]:
-    """How much more accurate `name` is than `other` on the same tasks: (difference, half interval), as `Summary`'s."""
-    return paired(*([run["task_accuracies"] for run in record["algorithms"][n]["runs"]] for n in (name, other)))
+def paired_difference(record: dict, name: str, other: str, values: str = "task_accuracies") -> tuple[float, float]:
+    """How much more accurate `name` is than `other` on the same tasks: (difference, half interval), as `Summary`'s.
+
+    Args:
+        record: of a comparison.
+        name, other: two of its algorithms.
+        values: the raw values to compare, such as "task_losses".
+    """
+    return paired(*([run[values] for run in record["algorithms"][n]["runs"]] for n in (name, other)))
+
+
+def steps_that_raise(record: dict, name: str, size: float = RISE) -> dict[str, list[float]]:
+    """Shares of the test tasks, for each seed, with a step that raised a loss by more than `size`.
+
+    Returns:
+        {"overshoot", "too_long", "overfits": by seed}, as the methods of `Evaluation` define them; empty for records of
+        the first edition, which did not keep what it takes.
+    """
+    runs = record["algorithms"][name]["runs"]
+    if not all({"query_losses", "support_losses"} <= run.keys() for run in runs):
+        return {}
+    # In float64, or rounding would make a rise of exactly `size` a larger one.
+    tested = [Evaluation(_as_tensor(run["query_losses"]), None, _as_tensor(run["support_losses"])) for run in runs]
+    return {
+        "overshoot": [share_of_tasks(one.overshoots(size)) for one in tested],
+        "too_long": [share_of_tasks(one.too_long(size)) for one in tested],
+        "overfits": [share_of_tasks(one.overfits(size)) for one in tested],
+    }
+
+
+def _as_tensor(losses: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(losses, dtype=torch.float64)
 
 
 def _summarise(record: dict, name: str, reference: str) -> Summary:
@@ -262,12 +325,23 @@ def _summarise(record: dict, name: str, reference: str) -> Summary:
     means = [fmean(values) for values in accuracies]
     last = max(len(own["runs"][0]["losses"]) // 10, 1)
     difference, interval = (None, None) if name == reference else paired_difference(record, name, reference)
+    loss = loss_interval = loss_difference = loss_difference_interval = None
+    if all("task_losses" in run for run in [*own["runs"], *base["runs"]]):
+        losses = [run["task_losses"] for run in own["runs"]]
+        loss, loss_interval = fmean(map(fmean, losses)), seeds_and_tasks_ci(losses)
+        if name != reference:
+            loss_difference, loss_difference_interval = paired_difference(record, name, reference, "task_losses")
     ratios = [run["train_seconds"] / twin["train_seconds"] for run, twin in zip(own["runs"], base["runs"])]
+    raised = {what: fmean(shares) for what, shares in steps_that_raise(record, name).items()}
     return Summary(
         accuracy=fmean(means),
-        interval=ci95([fmean(values) for values in zip(*accuracies)]),
+        interval=seeds_and_tasks_ci(accuracies),
         difference=difference,
         difference_interval=interval,
+        loss=loss,
+        loss_interval=loss_interval,
+        loss_difference=loss_difference,
+        loss_difference_interval=loss_difference_interval,
         std_over_tasks=fmean(stdev(values) for values in accuracies),
         worst_decile=fmean(map(worst_decile, accuracies)),
         std_over_seeds=stdev(means) if len(means) > 1 else None,
@@ -276,30 +350,52 @@ def _summarise(record: dict, name: str, reference: str) -> Summary:
         memory=own["peak_memory_bytes"],
         memory_ratio=own["peak_memory_bytes"] / base["peak_memory_bytes"],
         final_loss=fmean(fmean(run["losses"][-last:]) for run in own["runs"]),
-        overshoot=fmean(run["overshoot"] for run in own["runs"]),
+        overshoot=raised.get("overshoot"),
+        too_long=raised.get("too_long"),
+        overfits=raised.get("overfits"),
+        any_rise=fmean(run["any_rise"] for run in own["runs"]),
         over_chance=fmean(means) - 1 / record["problem"]["ways"],
     )
 
 
 def rows(record: dict) -> list[list[str]]:
-    """The comparison as rows of text, the heading first: one column for each algorithm."""
+    """The comparison as rows of text, the heading first: one column for each algorithm.
+
+    What a record of the first edition does not have is left out. How often a step raised a loss is said of rises by
+    more than `RISE` (`legend` has the words), or, where the record knows no sizes, of any rise.
+    """
     found = summary(record)
     reference = title_of(next(iter(found)))
+    with_losses = all(s.loss is not None for s in found.values())
+    by_size = all(s.overshoot is not None for s in found.values())
 
     def row(title, text):
         return [title, *(text(s) for s in found.values())]
 
+    losses = [
+        row("test loss", lambda s: f"{s.loss:.2f} ± {s.loss_interval:.2f}"),
+        row(f"test loss minus {reference}'s", lambda s: "" if s.loss_difference is None
+            else f"{s.loss_difference:+.2f} ± {s.loss_difference_interval:.2f}"),
+    ] if with_losses else []  # fmt: skip
+    raised = [
+        row(f"overshoot by > {RISE} (% of tasks)", lambda s: f"{100 * s.overshoot:.0f}"),
+        row("step too long (% of tasks)", lambda s: f"{100 * s.too_long:.0f}"),
+        row("overfits (% of tasks)", lambda s: f"{100 * s.overfits:.0f}"),
+    ] if by_size else [
+        row("tasks in which any step raises the loss (%)", lambda s: f"{100 * s.any_rise:.0f}"),
+    ]  # fmt: skip
     return [
         ["", *(title_of(name) for name in found)],
         row("test accuracy (%)", lambda s: f"{100 * s.accuracy:.1f} ± {100 * s.interval:.1f}"),
         row(f"difference to {reference} (% points)", lambda s: "" if s.difference is None
             else f"{100 * s.difference:+.1f} ± {100 * s.difference_interval:.1f}"),
         row("above chance (% points)", lambda s: f"{100 * s.over_chance:+.1f}"),
+        *losses,
         row("std over tasks (% points)", lambda s: f"{100 * s.std_over_tasks:.1f}"),
         row("worst decile of tasks (%)", lambda s: f"{100 * s.worst_decile:.1f}"),
         row("std over seeds (% points)", lambda s: "one seed" if s.std_over_seeds is None
             else f"{100 * s.std_over_seeds:.1f}"),
-        row("tasks that overshoot (%)", lambda s: f"{100 * s.overshoot:.0f}"),
+        *raised,
         row("final training loss", lambda s: f"{s.final_loss:.3f}"),
         row("training time (s)", lambda s: f"{s.seconds:.1f}"),
         row(f"time / {reference}", lambda s: f"{s.time_ratio:.2f}"),
@@ -317,7 +413,18 @@ def caption(record: dict) -> str:
         f"{problem['dataset']}{tested}, {problem['ways']}-way {problem['shots']}-shot, "
         f"{problem['queries']} queries per class; "
         f"{_budget(record)}, {record['eval_tasks']} tasks of unseen {unseen}, {seeds} seed{'s' * (seeds > 1)}; "
-        f"± is half a 95% confidence interval; {device_in_words(record)}, {record['date'][:10]}."
+        f"± is half a 95% confidence interval {interval_in_words(seeds)}; {device_in_words(record)}, "
+        f"{record['date'][:10]}."
+    )
+
+
+def legend(record: dict) -> str:
+    """What the rows of `rows` on steps that raise a loss count, in a sentence; empty for records without."""
+    if not all(steps_that_raise(record, name) for name in record["algorithms"]):
+        return ""
+    return (
+        f"Overshoot: a step raises the query loss by more than {RISE}; step too long: it raises the support loss by "
+        f"more than {RISE}; overfits: it raises the query loss by more than {RISE} while the support loss falls."
     )
 
 
@@ -336,43 +443,122 @@ def markdown(record: dict) -> str:
     return markdown_table(rows(record), numeric=True)
 
 
-def recommendation(record: dict) -> str:
-    """Which of the compared algorithms to use, from the measured numbers alone.
+@dataclass(frozen=True)
+class Decision:
+    """Which of several algorithms to use, and how each of the others stands to the most accurate one.
 
-    The cheapest of those that are not clearly less accurate than the most accurate one, where "clearly" means that
-    the interval of the paired difference leaves out zero.
+    Attributes:
+        best: the one with the highest mean accuracy.
+        use: the one to use; None where more seeds must tell.
+        between: where they must, the candidates among which.
+        enough: those shown to be at most the margin less accurate than the best.
+        worse: those of which that is not shown, and which are clearly less accurate.
+        open: the rest: their intervals leave both open.
+    """
+
+    best: str
+    use: str | None
+    between: tuple[str, ...]
+    enough: tuple[str, ...]
+    worse: tuple[str, ...]
+    open: tuple[str, ...]
+
+
+def decide(
+    best: str, behind: dict[str, tuple[float, float]], seconds: dict[str, float], margin: float = MARGIN
+) -> Decision:
+    """Choose between the most accurate algorithm and cheaper ones by a rule of non-inferiority.
+
+    A cheaper one is to be used only where it is shown to be good enough: where the interval of its paired difference to
+    the best lies wholly above -margin. A wide interval shows nothing: it leaves the choice undecided, unless it lies
+    below zero, so that the best is clearly better, or the other is not cheaper and, at the end of its interval, not
+    ahead by more than the margin.
+
+    Args:
+        best: the one with the highest mean accuracy.
+        behind: each of the others: its accuracy minus the best's (at most 0), and half the 95% confidence interval.
+        seconds: training times of all.
+        margin: how much less accurate a cheaper one may be.
+    """
+    enough = [name for name, (gap, half) in behind.items() if verdict(gap + margin, half) == "held"]
+    worse = [name for name, gap in behind.items() if name not in enough and verdict(*gap) == "did not hold"]
+    left_open = [name for name in behind if name not in enough and name not in worse]
+    cheapest = min([best, *enough], key=seconds.get)
+    use = cheapest if _cheaper(seconds, cheapest, best) else best
+    rivals = [name for name in left_open if _cheaper(seconds, name, use) or not _behind_enough(behind[name], margin)]
+    return Decision(
+        best, None if rivals else use, (use, *rivals) if rivals else (), tuple(enough), tuple(worse), tuple(left_open)
+    )
+
+
+def _cheaper(seconds: dict[str, float], one: str, other: str) -> bool:
+    """Whether the difference in training time is worth naming."""
+    return seconds[other] / seconds[one] >= NOT_WORTH_NAMING
+
+
+def _behind_enough(behind: tuple[float, float], margin: float) -> bool:
+    """Whether the best is shown to be at most the margin less accurate than this one."""
+    gap, half = behind
+    return verdict(margin - gap, half) == "held"
+
+
+def decision(record: dict, margin: float = MARGIN) -> Decision:
+    """`decide` from a comparison's raw values.
+
+    Raises:
+        InputError: the margin is no number from 0 to 1.
+    """
+    check_number("margin", margin, at_least=0, at_most=1)
+    found = summary(record)
+    best = max(found, key=lambda name: found[name].accuracy)
+    behind = {name: paired_difference(record, name, best) for name in found if name != best}
+    return decide(best, behind, {name: own.seconds for name, own in found.items()}, margin)
+
+
+def recommendation(record: dict, margin: float = MARGIN) -> str:
+    """Which of the compared algorithms to use, from the measured numbers alone, in words.
+
+    Args:
+        record: of a comparison.
+        margin: how much less accurate a cheaper algorithm may be and still be recommended; `decide` has the rule.
+
+    Raises:
+        InputError: the margin is no number from 0 to 1.
     """
     found = summary(record)
     if len(found) == 1:
         return f"Only {title_of(next(iter(found)))} was run, so there is nothing to compare."
-    best = max(found, key=lambda name: found[name].accuracy)
-    against = {name: paired_difference(record, best, name) for name in found if name != best}
-    level = [name for name, gap in against.items() if verdict(*gap) != "held"]
-    clearly_worse = [name for name in against if name not in level]
-    sentences = []
-    if level:
-        others = " and ".join(
-            f"{title_of(name)} (by {100 * against[name][0]:.1f} ± {100 * against[name][1]:.1f} percentage points)"
-            for name in level
-        )
-        ahead = f"{title_of(best)} is ahead, but not clearly of {others}."
-        sentences.append(f"There is no clear difference in accuracy: {ahead}")
-    for name in clearly_worse:
-        difference, interval = against[name]
-        sentences.append(
-            f"{title_of(best)} is clearly more accurate than {title_of(name)}, "
-            f"by {100 * difference:.1f} ± {100 * interval:.1f} percentage points."
-        )
-    cheapest = min([best, *level], key=lambda name: found[name].seconds)
-    ratio = found[best].seconds / found[cheapest].seconds
-    choice = cheapest if ratio >= NOT_WORTH_NAMING else best
-    if choice != best:
-        faster = f"{title_of(choice)} trained {ratio:.1f} times faster than {title_of(best)}"
-        sentences.append(f"{faster}: use {title_of(choice)} here.")
+    decided = decision(record, margin)
+    best = title_of(decided.best)
+    sentences = [f"Margin: a cheaper algorithm may be {100 * margin:g} percentage points less accurate than the best."]
+    for name in found:
+        if name == decided.best:
+            continue
+        difference, interval = paired_difference(record, decided.best, name)
+        gap = f"{100 * difference:.1f} ± {100 * interval:.1f} percentage points"
+        clear = verdict(difference, interval) == "held"
+        if clear and name in decided.enough:
+            sentences.append(f"{best} is clearly more accurate than {title_of(name)}, but within the margin ({gap}).")
+        elif clear:
+            sentences.append(f"{best} is clearly more accurate than {title_of(name)}, by {gap}.")
+        elif name in decided.enough:
+            sentences.append(f"{title_of(name)} is behind {best} by less than the margin ({gap}).")
+        else:
+            sentences.append(f"{title_of(name)} is behind {best} by {gap}: by more or less than the margin is open.")
+    if decided.use is None:
+        *others, last = map(title_of, decided.between)
+        sentences.append(f"Undecided: more seeds must tell between {', '.join(others)} and {last}.")
+    elif decided.use != decided.best:
+        ratio = found[decided.best].seconds / found[decided.use].seconds
+        faster = f"{title_of(decided.use)} trained {ratio:.1f} times faster than {best}"
+        sentences.append(f"{faster}: use {title_of(decided.use)} here.")
     else:
-        sentences.append(f"{_cost(found, best)}: use {title_of(best)} here.")
+        sentences.append(f"{_cost(found, decided.best)}: use {best} here.")
     if len(record["seeds"]) == 1:
-        sentences.append("(One seed: the intervals leave out how much training varies from seed to seed; see --seeds.)")
+        sentences.append(
+            "(One seed: the intervals are over tasks alone and leave out how much training varies from seed to seed; "
+            "see --seeds.)"
+        )
     return " ".join(sentences)
 
 

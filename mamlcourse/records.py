@@ -30,6 +30,9 @@ OLD_NAMES = {
     "learned_rates": "learned_lr",
     "one_by_one_accuracies": "non_transductive_accuracies",
     "reduction": "downsampling",
+    # The share of tasks in which a step raises the query loss at all; `Evaluation.overshoot` asks for a size.
+    "overshoot": "any_rise",
+    "overshoot_by_step": "any_rise_by_step",
 }
 
 

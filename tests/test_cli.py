@@ -17,10 +17,14 @@ def test_compare_prints_a_table_and_a_recommendation_and_writes_both_files(run, 
     options = ["--train-tasks", "8", "--eval-tasks", "6", "--seeds", "2"]
     code, out, err = run("compare", *TINY, *options)
     assert code == 0, err
-    assert "MAML++" in out and "test accuracy (%)" in out and " here." in out
+    words = " ".join(out.split())
+    assert "MAML++" in out and "test accuracy (%)" in out and "test loss" in out and "overfits" in out
+    assert "may be 2 percentage points less accurate" in words and ("more seeds" in words or " here." in words)
     record = read_json(tmp_path / "runs" / "compare.json")
     assert record["command"] == "mamlcourse compare --filters 4 --queries 2 --train-tasks 8 --eval-tasks 6 --seeds 2"
     assert (tmp_path / "runs" / "compare.png").stat().st_size > 10_000
+    code, out, err = run("compare", *TINY, *options, "--margin", "90.5")  # read from the same record
+    assert code == 0 and "may be 90.5 percentage points less accurate" in out and " here." in out, err
 
 
 def test_compare_takes_any_recipes_and_rates(run, tmp_path):
@@ -91,6 +95,7 @@ def test_doctor_says_what_would_run(run):
         (["compare", "--ways", "2000"], "got 2000"),
         (["compare", "--shots", "10", "--queries", "11"], "got 10 + 11 = 21"),
         (["compare", "--seeds", "0"], "seeds: expected"),
+        (["compare", "--margin", "-1"], "margin: expected a finite number at least 0 and at most 100, got -1"),
         (["compare", "--train-tasks", "-4"], "train_tasks: expected"),
         (["compare", "--inner-steps", "-1"], "inner_steps: expected"),
         (["compare", "--outer-lr", "nan"], "outer_lr: expected"),

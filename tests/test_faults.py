@@ -83,6 +83,21 @@ def test_a_comparison_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
     assert code == 0 and trained[3:] == ["maml", "fomaml"] and records.read_json(file)["seeds"] == [0, 1], err
 
 
+def test_a_comparison_of_an_earlier_version_is_not_gone_on_with(run, tmp_path):
+    """Its runs lack what the new ones have, and one table cannot say both."""
+    assert run(*COMPARE)[0] == 0
+    file = tmp_path / "runs" / "compare.json"
+    record = records.read_json(file)
+    for run_ in (run_ for entry in record["algorithms"].values() for run_ in entry["runs"]):
+        run_["overshoot"] = run_.pop("any_rise")
+        for name in ("task_losses", "support_loss_by_step", "query_losses", "support_losses"):
+            del run_[name]
+    records.write_json(record, file)
+    before = file.read_bytes()
+    assert "is of an earlier version, which kept no loss of each test task" in sentence(run(*COMPARE, "--seeds", "2"))
+    assert file.read_bytes() == before
+
+
 def test_another_comparison_does_not_write_over_the_first(run, tmp_path):
     assert run(*COMPARE)[0] == 0
     files = [tmp_path / "runs" / name for name in ("compare.json", "compare.png")]

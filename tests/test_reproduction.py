@@ -13,12 +13,13 @@ from mamlcourse import learner
 from mamlcourse.cli import app
 from mamlcourse.data import omniglot
 from mamlcourse.errors import InputError
-from mamlcourse.evaluation import evaluate
+from mamlcourse.evaluation import RISE, evaluate
 from mamlcourse.papers import tables as papers
 from mamlcourse.papers.reproduction import ensemble_accuracies, plan, reproduce
 from mamlcourse.pretrained import load_pretrained, load_weights, save_weights
 from mamlcourse.problems import Problem
 from mamlcourse.records import read_json, write_json
+from mamlcourse.stats import ci95
 
 RESULTS = Path(__file__).parent.parent / "results" / "omniglot"
 
@@ -77,7 +78,13 @@ def test_a_result_holds_raw_values_and_where_they_come_from(finished):
     best = max(record["curve"], key=lambda point: (point["validation_accuracy"], point["iteration"]))
     assert record["chosen_iteration"] == best["iteration"] == record["ensemble_iterations"][0]
     assert len(record["ensemble_iterations"]) == 5
-    assert len(record["longer"]["accuracy_by_step"]) == 1 + 4 * 5
+    longer = record["longer"]
+    assert len(longer["accuracy_by_step"]) == 1 + 4 * 5 and len(longer["any_rise_by_step"]) == 4 * 5
+    assert longer["rises"]["size"] == RISE and "overshoot_by_step" not in longer
+    for of_any_size, of_size, overfits in zip(
+        longer["any_rise_by_step"], longer["rises"]["query"], longer["rises"]["overfits"]
+    ):
+        assert of_any_size >= of_size >= overfits
     assert record["command"] and record["versions"]["torch"] and record["hardware"] and record["training_seconds"] > 0
 
 
@@ -150,6 +157,47 @@ def test_algorithms_are_compared_on_the_same_tasks_only(finished):
     lower = plus | {"task_accuracies": [accuracy - 0.1 for accuracy in plus["task_accuracies"]]}
     pairs = papers.paired_rows({("5w1s", "maml-by-maml++"): [lower], ("5w1s", "maml++"): [plus]}, "5w1s")
     assert pairs[1] == ["MAML++ than MAML (maml++ protocol)", "10.00 ± 0.00, clearly"]
+    assert pairs[0][1] == "% points more, 95% CI over tasks alone"
+
+
+def shifted(record, by, seed):
+    """The record of another seed, all of whose accuracies are shifted."""
+    values = [accuracy + by for accuracy in record["task_accuracies"]]
+    return record | {"seed": seed, "task_accuracies": values, "test_accuracy": fmean(values)}
+
+
+def test_several_seeds_widen_the_intervals_and_the_captions_say_so(finished):
+    one = papers.load_results(finished / "results")["5w1s", "maml++"][0]
+    plus = [shifted(one, by, seed) for seed, by in enumerate((0.0, 0.01, 0.02))]
+    alone, several = {("5w1s", "maml++"): plus[:1]}, {("5w1s", "maml++"): plus}
+    assert "over tasks alone." in papers.caption(alone) and "over seeds and tasks" in papers.caption(several)
+    values = one["task_accuracies"]
+    assert papers._over_seeds(plus, "task_accuracies")[1] == pytest.approx(max(ci95(values), 4.303 * 0.01 / 3**0.5))
+    flat = [record | {"task_accuracies": [0.9 + by] * 8} for record, by in zip(plus, (0.0, 0.01, 0.02))]
+    assert papers._over_seeds(flat, "task_accuracies")[1] == pytest.approx(4.303 * 0.01 / 3**0.5)
+    # Paired by seed, whatever their order, and only seeds that both have.
+    others = [shifted(one, by, seed) for seed, by in ((2, -0.02), (1, -0.02), (0, -0.02), (7, 0.5))]
+    pairs = papers.paired_rows({("5w1s", "maml-by-maml++"): others, ("5w1s", "maml++"): plus}, "5w1s")
+    assert pairs[0][1] == "% points more, 95% CI over seeds and tasks, the wider of the two"
+    assert pairs[1] == ["MAML++ than MAML (maml++ protocol)", "3.00 ± 2.48, clearly"]  # 4.303 / sqrt(3) = 2.48
+    assert papers.paired_rows({("5w1s", "maml"): others[3:], ("5w1s", "maml++"): plus}, "5w1s")[1:] == []
+
+
+def test_files_of_the_first_edition_are_read_and_their_column_says_any_rise(finished, tmp_path):
+    record = read_json(finished / "results" / "5w1s-maml++-0.json")
+    new = papers.stability_rows({("5w1s", "maml++"): [record]}, "5w1s")
+    assert new[0][-3:] == [f"query loss rises by > {RISE} at each step (% of tasks)", "step too long", "overfits"]
+    assert new[1][-3] == ", ".join(f"{100 * share:.0f}" for share in record["longer"]["rises"]["query"][:5])
+    old = json.loads((finished / "results" / "5w1s-maml++-0.json").read_text(encoding="utf-8"))
+    old["longer"]["overshoot_by_step"] = old["longer"].pop("any_rise_by_step")
+    del old["longer"]["rises"]
+    write_json(old, tmp_path / "5w1s-maml++-0.json")
+    cells = papers.load_results(tmp_path)
+    table = papers.stability_rows(cells, "5w1s")
+    assert table[0][-1] == "query loss rises at each step, however little (% of tasks)"
+    assert table[1][-1] == ", ".join(f"{100 * share:.0f}" for share in record["longer"]["any_rise_by_step"][:5])
+    both = cells | {("5w1s", "maml"): papers.load_results(finished / "results")["5w1s", "maml"]}
+    assert all(len(row) == len(table[0]) for row in papers.stability_rows(both, "5w1s"))
 
 
 @pytest.mark.parametrize(

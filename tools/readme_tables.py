@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # two of them make tables of their
 import compiled  # noqa: E402
 import peers  # noqa: E402
 
-from mamlcourse.comparison import caption, markdown, recommendation  # noqa: E402
+from mamlcourse.comparison import caption, legend, markdown, recommendation  # noqa: E402
 from mamlcourse.papers import tables  # noqa: E402
 from mamlcourse.records import markdown_table, origin, read_json  # noqa: E402
 
@@ -25,7 +25,8 @@ def filled(text: str) -> str:
 
     def table(match):
         record = read_json(ROOT / match[1])
-        body = f"{markdown(record)}\n\n{caption(record)} {record['hardware']['processor']}. {recommendation(record)}\n"
+        words = [caption(record), f"{record['hardware']['processor']}.", legend(record), recommendation(record)]
+        body = f"{markdown(record)}\n\n{' '.join(filter(None, words))}\n"
         source = f"Measured by `{record['command']}`, raw values in [{match[1]}]({match[1]}).\n"
         return f"<!-- table: {match[1]} -->\n{body}\n{source}<!-- end of table -->"
 
@@ -35,11 +36,14 @@ def filled(text: str) -> str:
         heading, *body = tables.rows(cells)
         measured = [row for row in body if row[0] == setting and row[3] != tables.NOT_MEASURED]
         parts = [
-            [heading, *measured], tables.paired_rows(cells, setting), tables.stability_rows(cells, setting),
-            tables.budget_rows(cells, setting, (1, 10, 50)),
+            markdown_table([heading, *measured]), tables.caption(cells, setting),
+            *map(markdown_table, (
+                tables.paired_rows(cells, setting), tables.stability_rows(cells, setting),
+                tables.budget_rows(cells, setting, (1, 10, 50)),
+            )),
         ]  # fmt: skip
         sources = [origin(records[0]) for (where, _), records in cells.items() if where == setting]
-        body = "\n\n".join([*map(markdown_table, parts), "\n".join(f"- {source}" for source in sources)])
+        body = "\n\n".join([*parts, "\n".join(f"- {source}" for source in sources)])
         return f"<!-- papers: {folder} {setting} -->\n{body}\n<!-- end of table -->"
 
     def peers_table(match):

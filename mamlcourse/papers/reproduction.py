@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..errors import InputError, check_choice, check_number
-from ..evaluation import LARGEST_NUMBER_OF_TASKS, evaluate
+from ..evaluation import LARGEST_NUMBER_OF_TASKS, RISE, evaluate
 from ..learner import MAML, learner
 from ..meta_params import with_current_names
 from ..pretrained import save_weights
@@ -31,11 +31,12 @@ PAPER_TASKS = 600  # test tasks in the papers; the costlier ways of testing use 
 VALIDATIONS = 50
 PATIENCE = 60  # seconds to wait for another seed of the cell that is writing its result
 NUMBER = (int, float)
+RISES = ("query", "too_long", "overfits")  # shares of tasks by step, as `Evaluation` has them
 KINDS = {
     "setting": str, "algorithm": str, "seed": int, "training_seconds": NUMBER, "test_accuracy": NUMBER,
     "validation_accuracy": NUMBER, "task_accuracies": list, "non_transductive_accuracies": list,
     "ensemble_accuracies": list, "curve": list, "hardware": {"device": str, "threads": int},
-    "longer": {"accuracy_by_step": list, "overshoot_by_step": list},
+    "longer": {"accuracy_by_step": list, "any_rise_by_step": list},
     "plan": {
         "setting": str, "iterations": int, "tasks_per_batch": int, "test_tasks": int, "test_queries": int,
         "settings": {"inner_steps": int}, "problem": dict,
@@ -260,8 +261,13 @@ def check_result(record: dict, path) -> None:
             f"{path} says test_accuracy is {record['test_accuracy']}, but its raw values give {fmean(accuracies)}."
         )
     steps = 4 * plan["settings"]["inner_steps"]
-    for name, expected in (("accuracy_by_step", steps + 1), ("overshoot_by_step", steps)):
-        values = record["longer"][name]
+    longer, lengths = record["longer"], {"accuracy_by_step": steps + 1, "any_rise_by_step": steps}
+    if "rises" in longer:  # files of the first edition know no size
+        check_keys(longer, {"rises": {"size": NUMBER} | dict.fromkeys(RISES, list)}, path, "longer.")
+        longer = longer | {f"rises.{name}": longer["rises"][name] for name in RISES}
+        lengths |= {f"rises.{name}": steps for name in RISES}
+    for name, expected in lengths.items():
+        values = longer[name]
         if len(values) != expected or not all(isinstance(value, NUMBER) and 0 <= value <= 1 for value in values):
             raise InputError(f"{path}: expected {expected} values from 0 to 1 in longer.{name}, got others.")
     point = {"iteration": int, "tasks": int, "seconds": NUMBER, "validation_accuracy": NUMBER}
@@ -315,7 +321,11 @@ def _test(run: Plan, maml: MAML, best: list[dict], device) -> dict:
             "accuracy_by_step": _rounded(longer.by_step),
             "loss_by_step": _rounded(longer.loss_by_step),
             "worst_decile_by_step": _rounded(map(worst_decile, longer.accuracies.T.tolist())),
-            "overshoot_by_step": _rounded(longer.rises.float().mean(0).tolist()),
+            "any_rise_by_step": _share_by_step(longer.rises),
+            "rises": {
+                "size": RISE, "query": _share_by_step(longer.overshoots()),
+                "too_long": _share_by_step(longer.too_long()), "overfits": _share_by_step(longer.overfits()),
+            },
         },
     }
 
@@ -369,6 +379,11 @@ def _check_same_plan(theirs: dict, run: Plan, path: Path) -> None:
                 f"{path} is of a run with {name} {theirs.get(name)!r}, but now {name} is {mine[name]!r}: "
                 "use the same options, or another folder."
             )
+
+
+def _share_by_step(steps) -> list[float]:
+    """The share of tasks in which something is true of each step, from (T, K)."""
+    return _rounded(steps.float().mean(0).tolist())
 
 
 def _rounded(values) -> list[float]:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from ..figures import chart
 from ..records import device_in_words, read_json
-from ..stats import ci95, paired_difference, verdict, worst_decile
+from ..stats import interval_in_words, paired_difference, seeds_and_tasks_ci, verdict, worst_decile
 from ..styles import COLOURS, MARKS, TITLES, colour_of, mark_of, title_of
-from .reproduction import ALGORITHMS, PAPER_TASKS, SETTINGS, check_result
+from .reproduction import ALGORITHMS, PAPER_TASKS, RISES, SETTINGS, check_result
 
 # Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
 # FOMAML and Reptile (transductive): Nichol et al. 2018, table 2. MAML++: Antoniou et al. 2019, table 1; all but the
@@ -49,9 +49,9 @@ def _percent(mean: float, half: float | None, digits: int = 2) -> str:
 
 
 def _over_seeds(records: list[dict], name: str, tasks: int | None = None) -> tuple[float, float]:
-    """Mean over tasks and seeds, and its half interval over the tasks."""
-    by_task = [fmean(values) for values in zip(*(record[name][:tasks] for record in records))]
-    return fmean(by_task), ci95(by_task)
+    """Mean over tasks and seeds, and its half interval: of `stats.seeds_and_tasks_ci`."""
+    by_seed = [record[name][:tasks] for record in records]
+    return fmean(map(fmean, by_seed)), seeds_and_tasks_ci(by_seed)
 
 
 def _title(name: str) -> str:
@@ -93,6 +93,14 @@ def rows(cells: dict) -> list[list[str]]:
     return table
 
 
+def caption(cells: dict, setting: str | None = None) -> str:
+    """What the ± in the tables of a setting, or of all, is; it depends on the number of seeds."""
+    seeds = {min(len(records), 2) for (where, _), records in cells.items() if setting in (None, where)}
+    over = interval_in_words(max(seeds, default=1))
+    but = f" ({interval_in_words(1)} where there is one seed)" if len(seeds) > 1 else ""
+    return f"± is half a 95% confidence interval {over}{but}."
+
+
 def _training(records: list[dict]) -> str:
     """Budget, time and hardware of a cell's runs in a few words."""
     plan, device = records[0]["plan"], device_in_words(records[0])
@@ -103,43 +111,66 @@ def _training(records: list[dict]) -> str:
 
 def stability_rows(cells: dict, setting: str) -> list[list[str]]:
     """How steady each algorithm is in one setting, the heading first: over tasks, over seeds, and when it takes two and
-    four times the inner steps that it was trained with."""
+    four times the inner steps that it was trained with.
+
+    The last columns are the shares of tasks in which each step raises a loss by more than a size, as `Evaluation` has
+    them; where some file of the setting is of the first edition, which knew no size, of any rise.
+    """
     table = [[
         "algorithm", "std over tasks (% points)", "worst decile (%)", "std over seeds (% points)",
-        "accuracy at K, 2K, 4K steps (%)", "tasks whose loss rises at a step (%)",
+        "accuracy at K, 2K, 4K steps (%)",
     ]]  # fmt: skip
-    for (where, name), records in cells.items():
-        if where != setting:
-            continue
+    of_setting = {name: records for (where, name), records in cells.items() if where == setting}
+    every = [record["longer"] for records in of_setting.values() for record in records]
+    sizes = {part["rises"]["size"] if "rises" in part else 0 for part in every}
+    if len(sizes) == 1 and sizes != {0}:
+        table[0] += [f"query loss rises by > {sizes.pop()} at each step (% of tasks)", "step too long", "overfits"]
+        shares = [lambda part, what=what: part["rises"][what] for what in RISES]
+    else:
+        table[0].append("query loss rises at each step, however little (% of tasks)")
+        shares = [lambda part: part["any_rise_by_step"]]
+    for name, records in of_setting.items():
         longer = [record["longer"] for record in records]
         trained = records[0]["plan"]["settings"]["inner_steps"]
         means = [record["test_accuracy"] for record in records]
         at = [fmean(part["accuracy_by_step"][trained * factor] for part in longer) for factor in (1, 2, 4)]
-        rises = [100 * fmean(values) for values in zip(*(part["overshoot_by_step"][:trained] for part in longer))]
+        rises = [
+            [100 * fmean(values) for values in zip(*(of(part)[:trained] for part in longer))] for of in shares
+        ]  # fmt: skip
         table.append([
             _title(name), f"{100 * fmean(stdev(record['task_accuracies']) for record in records):.1f}",
             f"{100 * fmean(worst_decile(record['task_accuracies']) for record in records):.1f}",
             f"{100 * stdev(means):.2f}" if len(means) > 1 else "one seed",
-            ", ".join(f"{100 * value:.1f}" for value in at), ", ".join(f"{value:.0f}" for value in rises),
+            ", ".join(f"{100 * value:.1f}" for value in at),
+            *(", ".join(f"{value:.0f}" for value in by_step) for by_step in rises),
         ])  # fmt: skip
     return table
 
 
 def paired_rows(cells: dict, setting: str) -> list[list[str]]:
     """How far apart the algorithms of one setting are on the same test tasks, the heading first: each pair with the
-    95% interval of the mean difference over the tasks. Runs whose test tasks differ are not compared."""
-    table = [["on the same tasks", "% points more, 95% CI over tasks"]]
-    named = [(name, records) for (where, name), records in cells.items() if where == setting]
+    mean difference and its 95% interval, of `stats.paired_difference` over the seeds that both have. Runs whose test
+    tasks differ, or that have no seed in common, are not compared."""
+    rows, seeds = [], set()
+    named = [(name, {record["seed"]: record for record in records})
+             for (where, name), records in cells.items() if where == setting]  # fmt: skip
     for one, other in combinations(named, 2):
-        if not _same_test(one[1][0]["plan"], other[1][0]["plan"]):
+        common = sorted(one[1].keys() & other[1].keys())
+        if not common or not _same_test(one[1][common[0]]["plan"], other[1][common[0]]["plan"]):
             continue
-        by_task = [[[fmean(values) for values in zip(*(r["task_accuracies"] for r in records))]]
-                   for _, records in (one, other)]  # fmt: skip
-        mean, half = (100 * value for value in paired_difference(*by_task))
+        by_seed = [[records[seed]["task_accuracies"] for seed in common] for _, records in (one, other)]
+        mean, half = (100 * value for value in paired_difference(*by_seed))
         first, second = (one, other) if mean >= 0 else (other, one)
         clearly = "clearly" if verdict(abs(mean), half) == "held" else "undecided"
-        table.append([f"{_title(first[0])} than {_title(second[0])}", f"{abs(mean):.2f} ± {half:.2f}, {clearly}"])
-    return table
+        alone = ", one seed" if len(common) == 1 else ""
+        seeds.add(len(common) == 1)
+        rows.append([f"{_title(first[0])} than {_title(second[0])}", f"{abs(mean):.2f} ± {half:.2f}, {clearly}", alone])
+    over = interval_in_words(1 if seeds == {True} else 2)
+    mixed = len(seeds) > 1
+    return [
+        ["on the same tasks", f"% points more, 95% CI {over}"],
+        *([pair, text + (alone if mixed else "")] for pair, text, alone in rows),
+    ]
 
 
 def _same_test(one: dict, other: dict) -> bool:
@@ -202,8 +233,8 @@ def papers_figure(cells: dict) -> Figure:
         axes.set_title(f"{ways}-way {shots}-shot", fontsize=10)
         axes.set_ylabel("test accuracy (%)" if setting == "5w1s" else "")
     figure.suptitle(
-        "Omniglot: published (grey bars) and measured (coloured marks; hollow: not by the algorithm's own protocol), "
-        "95% intervals", fontsize=10,
+        "Omniglot: published (grey bars) and measured (coloured marks; hollow: not by the algorithm's own protocol).\n"
+        f"{caption(cells)}", fontsize=10,
     )  # fmt: skip
     return figure
 
