@@ -149,7 +149,9 @@ def compare(
         except InputError as error:  # the numbers are printed all the same
             failures.append(str(error))
     _print_rows(comparison.caption(record), comparison.rows(record), numeric=True, listed_by="columns")
-    typer.echo(f"{comparison.legend(record)}\n{comparison.recommendation(record, margin / 100)}")
+    if explained := comparison.legend(record):
+        typer.echo(explained)
+    typer.echo(comparison.recommendation(record, margin / 100))
     if failures:
         raise InputError(" ".join(failures))
     typer.echo(f"Record: {json}\nFigure: {figure}")

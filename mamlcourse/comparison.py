@@ -203,16 +203,14 @@ def _going_on(new: dict, seeds: list[int], file) -> dict:
     kinds = {"seed": int, "train_seconds": (int, float), "any_rise": (int, float)}
     kinds |= dict.fromkeys(("losses", "task_accuracies", "accuracy_by_step", "loss_by_step"), list)
     added = dict.fromkeys(("task_losses", "support_loss_by_step", "query_losses", "support_losses"), list)
+    earlier = False
     for name, entry in there["algorithms"].items():
         check_keys({name: entry}, {name: {"settings": dict, "runs": list}}, file)
         for number, run in enumerate(entry["runs"]):
-            check_keys({"run": run}, {"run": kinds}, file, f"{name}, number {number}: ")
-            if not added.keys() & run.keys():
-                raise InputError(
-                    f"{file} is of an earlier version, which kept no loss of each test task: name another file, or "
-                    "begin anew with --overwrite."
-                )
-            check_keys({"run": run}, {"run": added}, file, f"{name}, number {number}: ")
+            first_edition = not added.keys() & run.keys()
+            earlier |= first_edition
+            expected = kinds if first_edition else kinds | added
+            check_keys({"run": run}, {"run": expected}, file, f"{name}, number {number}: ")
     named = [{name: Settings.from_record(entry["settings"]) for name, entry in record["algorithms"].items()}
              for record in (there, new)]  # fmt: skip
     same = ("problem", "train_tasks", "tasks_per_batch", "eval_tasks", "hardware", "versions")
@@ -224,6 +222,11 @@ def _going_on(new: dict, seeds: list[int], file) -> dict:
         raise InputError(
             f"{file} holds another comparison (other {' and '.join(different)}): name another file, or begin anew with "
             "--overwrite."
+        )
+    if earlier and len(begun) < len(seeds) * len(new["algorithms"]):
+        raise InputError(
+            f"{file} is of an earlier version, which kept no loss of each test task: name another file, or begin anew "
+            "with --overwrite."
         )
     runs = f"{len(begun)} run{'s' * (len(begun) != 1)} of {there['date'][:10]}"
     tqdm.write(f"Going on from {file}, which has {runs}; --overwrite begins anew.", file=sys.stderr)
