@@ -598,7 +598,7 @@ def test_compare_on_a_folder(run, folder, tmp_path, channels):
     options = ["--train-tasks", "4", "--eval-tasks", "4", "--json", "r.json", "--figure", "f.png"]
     code, out, err = run("compare", "--data", path, *TINY, *options, "--algorithm", "maml", "--algorithm", "fomaml")
     assert code == 0, err
-    assert "birds, 3-way 1-shot" in out and "of unseen classes" in out.replace("\n", " ") and " here." in out
+    assert "birds, 3-way 1-shot" in out and "of unseen classes" in out.replace("\n", " ") and "Margin:" in out
     problem = read_json(tmp_path / "r.json")["problem"]
     assert (problem["dataset"], problem["split"], problem["channels"], problem["side"]) == (
         "birds",
