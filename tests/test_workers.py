@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -93,6 +94,36 @@ def test_labels_and_accuracy(noise):
     with running(maml, 2) as workers:
         expected, found = maml.meta_gradients(tasks.batch(0)), maml.meta_gradients(tasks.batch(0), workers=workers)
     assert found.accuracy.item() == pytest.approx(expected.accuracy.item())
+
+
+class Hoarder(nn.Module):
+    """A model that keeps 400 MB, as a process does that is told to keep freed memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.kept = nn.Linear(1, 1).double(), []
+
+    def forward(self, x):
+        if not _hoard:
+            _hoard.append(bytearray(b"1" * 400_000_000))
+        return self.layer(x)
+
+
+_hoard = []
+
+
+def test_a_process_that_keeps_memory_is_not_started_anew():
+    """loky takes it for a leak."""
+    maml = MAML(Hoarder(), loss=nn.functional.mse_loss, backend="loop")
+    with running(maml, 2) as workers, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maml.meta_gradients(Waves().batch(0), workers=workers)
+        before = set(workers.executor._processes)
+        time.sleep(1.1)  # it looks once a second
+        for _ in range(3):
+            maml.meta_gradients(Waves().batch(0), workers=workers)
+        assert set(workers.executor._processes) == before
+    _hoard.clear()
 
 
 class Suicidal(nn.Module):

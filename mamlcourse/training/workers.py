@@ -17,7 +17,7 @@ import cloudpickle
 import numpy as np
 import psutil
 import torch
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, process_executor
 from loky.process_executor import BrokenProcessPool
 
 from ..engine.trees import filled, leaves, tree_map
@@ -113,6 +113,9 @@ _learner: MAML | None = None
 
 def _begin(sent: bytes, threads: int, first: int) -> None:
     global _learner
+    # loky starts a process anew that holds more memory than at first, taking what it keeps on purpose
+    # (`backends.keep_freed_memory`) for a leak.
+    process_executor._MAX_MEMORY_LEAK_SIZE = float("inf")
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # these reach all processes; the first one decides when to stop
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
