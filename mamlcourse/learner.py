@@ -354,6 +354,8 @@ class MAML(nn.Module):
         few = TaskBatch(*(x[:2].double() if x.is_floating_point() else x[:2] for x in batch))
         found, expected = (leaves(compute(twin, few, name, None, *arguments)) for name in (backend, "loop"))
         for one, other in zip(found, expected):
+            if one is None:  # the accuracy of regression
+                continue
             one, other = one.nan_to_num(), other.nan_to_num()
             if (one - other).norm() > SAME * max(1.0, other.norm()):
                 raise ArithmeticError("its numbers are not those of the loop")

@@ -179,6 +179,18 @@ def test_wrong_numbers_are_no_candidate(monkeypatch, clock):
     assert maml.backend == "vmap"
 
 
+@pytest.mark.parametrize("kind", ["labels", "regression"])
+def test_ordinary_models_leave_nobody_out(kind):
+    if kind == "labels":
+        maml, tasks = MAML(Conv4(5, 2, "stride"), "maml++", inner_steps=1), batch(1)
+    else:
+        maml, tasks = MAML(MLP(), loss=nn.functional.mse_loss), SinusoidTasks(tasks_per_batch=3).batch(0)
+    maml.fastest_backend(tasks)
+    for _ in range(12):
+        maml.trajectory(tasks, parameters=True)
+    assert len(maml.choices) == 2 and all(choice.reasons == {} for choice in maml.choices.values())
+
+
 @pytest.mark.parametrize("backend", ["loop", "threads", "vmap", "batched", "products"])
 def test_a_named_backend_is_used(backend):
     maml = MAML(Conv4(5, 2, "stride"), backend=backend, inner_steps=1)
