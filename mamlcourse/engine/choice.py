@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ROUNDS = 3  # timed calls of each candidate; the fastest one counts
-HOPELESS, HOPELESS_WHEN_COLD = 1.5, 2.5  # a candidate slower than the fastest by more is not tried again
+# A candidate slower than the fastest by more is not tried again: after one call, the cold one, and after two more.
+HOPELESS_WHEN_COLD, HOPELESS, HOPELESS_AFTER = 2.5, 1.5, 2
 WORTH_IT = 1.05  # who comes earlier in the list stays the choice unless another is faster by more
 
 
@@ -46,8 +47,9 @@ class Choice:
             self.cold[name] = seconds
             hopeless = seconds > HOPELESS_WHEN_COLD * min(self.cold.values())
         else:
-            self.seconds.setdefault(name, []).append(seconds)
-            hopeless = seconds > HOPELESS * min(map(min, self.seconds.values()))
+            own = self.seconds.setdefault(name, [])
+            own.append(seconds)
+            hopeless = len(own) >= HOPELESS_AFTER and min(own) > HOPELESS * min(map(min, self.seconds.values()))
         if hopeless and len(self.names) > 1:
             self.names.remove(name)
         self._decide()
