@@ -13,7 +13,7 @@ from .errors import InputError, check_choice
 from .learner import MAML, learner
 from .meta_params import with_current_names
 from .problems import Problem
-from .records import check_keys, check_zip, write_whole
+from .records import arrays_of, check_keys, check_zip, write_whole
 from .settings import Settings
 from .training import load_parameters
 
@@ -50,7 +50,7 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu", backend: 
     """
     try:
         check_zip(path, path, LARGEST_ARRAY)
-        with np.load(path, allow_pickle=False) as file:
+        with arrays_of(path) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "description"}
             description = json.loads(str(file["description"]))
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ import re
 import secrets
 import shlex
 import sys
+import threading
 import uuid
 import zipfile
 from contextlib import contextmanager, suppress
@@ -255,6 +256,22 @@ def check_keys(record, kinds: dict, path, where: str = "") -> None:
 def _short(value) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@contextmanager
+def arrays_of(path: str | Path):
+    """The arrays of a file of NumPy's, by name, inside; threads read one after the other.
+
+    NumPy reads an array's header with Python's own parser, which in some versions fails where two threads use it
+    (SystemError, "recursion depth mismatch", seen in 3.11).
+    """
+    import numpy as np  # not needed by the commands that only print
+
+    with _reading, np.load(path, allow_pickle=False) as stored:
+        yield stored
+
+
+_reading = threading.Lock()
 
 
 def check_zip(file, what, largest: int) -> None:

@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..records import check_zip, expanded, write_whole
+from ..records import arrays_of, check_zip, expanded, write_whole
 
 SPLITS = ("images_background", "images_evaluation")
 EXPECTED = {"images_background": 964, "images_evaluation": 659, "drawings": 20}  # characters, and drawings of each
@@ -332,7 +332,7 @@ def _write_prepared(path: Path, data: Omniglot) -> None:
 def _read_prepared(path: Path) -> Omniglot:
     """Read a prepared file and check that it is whole and unaltered."""
     check_zip(path, path, LARGEST_PREPARED)
-    with _naming(path), np.load(path, allow_pickle=False) as stored:
+    with _naming(path), arrays_of(path) as stored:
         if stored["version"] != VERSION:
             raise InputError(f"{path} has version {stored['version']}, but must have version {VERSION}.")
         alphabets, names = tuple(stored["alphabets"].tolist()), tuple(stored["names"].tolist())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..records import arrays_of
 
 SIDE = 28  # pixels along each side of an image, as in all work on Omniglot
 GREY_LEVELS = 16  # 4 bits a pixel: two pixels share a byte in the packed file
@@ -30,7 +31,7 @@ def load(path: str | Path, what: str) -> tuple[torch.Tensor, tuple[str, ...], tu
         InputError: the file is missing, cannot be read, or does not hold what was packed.
     """
     try:
-        with np.load(path) as packed:
+        with arrays_of(path) as packed:
             images = _unpack(packed["pixels"])
             alphabets, names = tuple(packed["alphabets"].tolist()), tuple(packed["names"].tolist())
             expected = str(packed["sha256"])
