@@ -1,7 +1,7 @@
 """The fair comparison: an equal search on validation alphabets of Omniglot's background set, then one test.
 
-    MAMLCOURSE_DATA=FOLDER python benchmarks/choose_settings.py search    # results/settings-search.json
-    MAMLCOURSE_DATA=FOLDER python benchmarks/choose_settings.py test      # results/omniglot-200-tasks.json
+    MAMLCOURSE_DATA=FOLDER python benchmarks/choose_settings.py search    # results/equal-search.json
+    MAMLCOURSE_DATA=FOLDER python benchmarks/choose_settings.py test      # results/equal-search-test.json
 
 MAML, FOMAML and MAML++ each get the same candidates: every inner and outer learning rate here, each constant and along
 a cosine. Every candidate trains on 200 tasks of the 25 training alphabets, from three seeds, and is measured on tasks
@@ -74,7 +74,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def search(
-    json: Annotated[Path, typer.Option(help="Result file.")] = Path("results/settings-search.json"),
+    json: Annotated[Path, typer.Option(help="Result file.")] = Path("results/equal-search.json"),
     processes: Annotated[int, typer.Option(help="Runs at a time, of one thread each.")] = 2,
 ):
     """Try the same settings for each algorithm."""
@@ -100,9 +100,9 @@ def search(
 
 @app.command()
 def test(
-    search: Annotated[Path, typer.Option(help="The record of the search.")] = Path("results/settings-search.json"),
-    json: Annotated[Path, typer.Option(help="Result file.")] = Path("results/omniglot-200-tasks.json"),
-    figure: Annotated[Path, typer.Option(help="PNG or SVG file.")] = Path("results/omniglot-200-tasks.png"),
+    search: Annotated[Path, typer.Option(help="The record of the search.")] = Path("results/equal-search.json"),
+    json: Annotated[Path, typer.Option(help="Result file.")] = Path("results/equal-search-test.json"),
+    figure: Annotated[Path, typer.Option(help="PNG or SVG file.")] = Path("results/equal-search-test.png"),
 ):
     """Train each algorithm with the settings of its own that were best in the search, and test it."""
     best = [dict(rows[0][2]) for rows in ranking(read_json(search)).values()]
