@@ -51,8 +51,8 @@ def candidates(model: nn.Module, tasks: int, draws: bool, threads: int, order: i
     if draws or tasks == 1:
         return ["loop"]
     convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    # Never seen to be the fastest: of second order vmap, which keeps a graph of each backward pass, and in an
-    # evaluation, whose batches are too few to try many, products.
+    # Left out, so that the measuring stays short: of second order vmap, which keeps a graph of each backward pass and
+    # was faster by a sixth at most (MLP), and in an evaluation, whose batches are few, products.
     at_once = ["batched", *["products"] * (convolves and order is not None), *["vmap"] * (order == 1)]
     return ["loop", *at_once, *["threads"] * (threads > 1)]
 
