@@ -37,7 +37,7 @@ book: .venv/book
 # dependencies; Omniglot's runs go on where they were when the command is given again.
 gpu-results: export PYTHONPATH := .
 gpu-results:
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu $$(grep -l "mark.gpu" tests/*.py)
 	$(PYTHON) benchmarks/training_step.py --device cuda
 	$(PYTHON) benchmarks/peers.py --device cuda --seconds 12
 	$(PYTHON) benchmarks/scaling.py --device cuda --json results/scaling-gpu.json --figure results/scaling-gpu.png

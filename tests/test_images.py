@@ -192,6 +192,7 @@ def test_classes_with_too_few_images_are_named_in_one_warning():
         ImageTasks(made(), ways=3, shots=1, queries=1)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_episodes_are_the_same_on_a_gpu():
     here, there, streamed = (

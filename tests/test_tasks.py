@@ -574,6 +574,7 @@ def test_integer_inputs_train_an_embedding():
     assert not torch.equal(maml.meta_params().params["0.weight"], before)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["characters", "sinusoids"])
 def test_episodes_are_the_same_on_a_gpu(kind, noise):

@@ -153,7 +153,7 @@ def plan(
 
 def reproduce(
     run: Plan, results: str | Path, checkpoints: str | Path, *, device="auto", backend="auto",
-    processes: int = 1, out_of_time: Callable[[], bool] = lambda: False, save_every: int = 200, progress: bool = True,
+    processes: int = 1, out_of_time: Callable[[], bool] = lambda: False, save_every: int = 500, progress: bool = True,
 ) -> dict | None:  # fmt: skip
     """Train a run, going on from its checkpoint if there is one, test it, and write its result file.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..engine.backends import ONE_BY_ONE
 from ..learner import MAML
 from ..tasks import is_family
 
@@ -19,8 +20,8 @@ def why_not(maml: MAML, tasks, device: torch.device) -> str | None:
     """Why training cannot be captured here, as the end of a sentence; None if it can."""
     if device.type != "cuda":
         return f"the model is on the {device.type}, not on a CUDA GPU"
-    if maml.backend != "vmap":
-        return f"only the backend vmap can be recorded, not {maml.backend}"
+    if maml.backend in ONE_BY_ONE:
+        return f"only a backend that computes all tasks at once can be recorded, not {maml.backend}"
     if not is_family(tasks):
         return "the tasks come from a loader, not from a task family that draws them on the GPU"
     return None

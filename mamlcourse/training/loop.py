@@ -157,7 +157,7 @@ def train(
                     began = time.perf_counter()
                     stepper = stepper.prepared(epoch=run.done * epochs // iterations, iteration=run.done)
                     step = stepper.step(outer_lr_at(maml, run.done, iterations))
-                    run.note(step, time.perf_counter() - began)
+                    run.note(step, began)
                     _show(bar, run.history, step.number_of_tasks)
                     if validation is not None and (run.done % validate_every == 0 or run.done == iterations):
                         run.check_finite()
@@ -279,13 +279,13 @@ class _Run:
             return nullcontext()
         return only_writer(self.checkpoint)
 
-    def note(self, step: steppers.Step, seconds: float) -> None:
-        """An iteration is done."""
+    def note(self, step: steppers.Step, began: float) -> None:
+        """An iteration is done that began at this time of `time.perf_counter`."""
         self.unread.append((step.loss, step.accuracy))
         if self.on_cpu or len(self.unread) == FETCH_EVERY_ON_GPU:
             self._read_losses(step.batch if self.on_cpu else None)
         self.done += 1
-        self.history.seconds += seconds
+        self.history.seconds += time.perf_counter() - began  # only now: reading losses is what waits for a GPU
         self.random_state = torch.get_rng_state()
 
     def _read_losses(self, batch: TaskBatch | None = None) -> None:
