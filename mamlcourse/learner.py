@@ -258,8 +258,6 @@ class MAML(nn.Module):
     @property
     def backend(self) -> str:
         """The backend that was asked for; of "auto" the one that was chosen, once it is, for the latest batch."""
-        if self._backend == "auto" and self._latest is None and next(self.model.parameters()).device.type != "cpu":
-            return "vmap"
         return (self._latest and self._latest.chosen) or self._backend
 
     @backend.setter
@@ -293,11 +291,15 @@ class MAML(nn.Module):
                     self._check_numbers(name, batch, compute, arguments)
                 began = time.perf_counter()
                 result = run(self, batch, name, seed, *arguments)
+                if not settled and batch.support_x.is_cuda:
+                    torch.cuda.synchronize(batch.support_x.device)
             except (InputError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
                 if name == "loop":  # which can compute whatever can be computed: the model is at fault
                     raise
+                if batch.support_x.is_cuda and torch.cuda.is_current_stream_capturing():
+                    raise  # it may be that this cannot be recorded
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 self._exclude(choice, name, reason)
                 continue
@@ -326,7 +328,8 @@ class MAML(nn.Module):
         processes, threads = (1, torch.get_num_threads()) if workers is None else (workers.processes, workers.threads)
         shapes = " and ".join("x".join(map(str, part.shape)) for part in (batch.support_x, batch.query_x))
         derivatives = "" if order is None else f", order {order}"
-        key = f"{what} of {shapes}{derivatives}, {processes} x {threads} threads"
+        where = f"{processes} x {threads} threads" if batch.support_x.device.type == "cpu" else batch.support_x.device.type
+        key = f"{what} of {shapes}{derivatives}, {where}"
         if key not in self.choices:
             each = -(-len(batch.support_x) // processes)  # tasks of a process, rounded up
             self.choices[key] = Choice(backends.candidates(self.model, each, draws, threads, order))

@@ -153,6 +153,7 @@ class CharacterTasks:
         pixels = torch.arange(height * width).reshape(height, width)
         rotated = torch.stack([torch.rot90(pixels, turns).flatten() for turns in range(4)])
         self._rotated = rotated.to(self.device)  # (4, pixels): which pixel comes here
+        self._white = torch.tensor(255.0, device=self.device)  # by a number, a GPU divides less precisely than a CPU
         labels = torch.arange(ways, device=self.device)
         self._support_y = labels.repeat_interleave(shots).repeat(tasks_per_batch, 1)
         self._query_y = labels.repeat_interleave(queries).repeat(tasks_per_batch, 1)
@@ -174,7 +175,7 @@ class CharacterTasks:
         images = self._images[classes[..., None], examples]  # (T, ways, examples, pixels)
         if self.rotations:
             images = images.gather(-1, self._rotated[rotations][:, :, None].expand_as(images))
-        images = (images.float() / 255).unflatten(-1, (1, *self.characters.images.shape[2:]))
+        images = (images.float() / self._white).unflatten(-1, (1, *self.characters.images.shape[2:]))
         return TaskBatch(
             images[:, :, : self.shots].flatten(1, 2), self._support_y,
             images[:, :, self.shots :].flatten(1, 2), self._query_y,
@@ -251,6 +252,7 @@ class ImageTasks:
         self._places = torch.arange(int(sizes.max()), device=self.device)
         self.kept = len(self._numbers) * math.prod(images.shape) <= keep_bytes
         self._pixels = images.keep(self._numbers, self.device) if self.kept else None
+        self._white = torch.tensor(255.0, device=self.device)  # by a number, a GPU divides less precisely than a CPU
         labels = torch.arange(ways, device=self.device)
         self._support_y = labels.repeat_interleave(shots).repeat(tasks_per_batch, 1)
         self._query_y = labels.repeat_interleave(queries).repeat(tasks_per_batch, 1)
@@ -275,7 +277,7 @@ class ImageTasks:
         else:
             found = self.images.read(self._numbers[places.flatten().cpu()])
             images = found.to(self.device).unflatten(0, places.shape)
-        images = images.float() / 255
+        images = images.float() / self._white
         if self._moments is not None:
             mean, std = self._moments
             images = (images - mean) / std

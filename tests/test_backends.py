@@ -91,7 +91,8 @@ def test_the_earlier_one_stays_unless_another_is_clearly_faster():
 
 
 def test_a_candidate_far_behind_is_not_tried_again():
-    choice = measured(["loop", "batched", "threads"], {"loop": [1] * 4, "batched": [0.5] * 4, "threads": [1.2, 0.9, 1.1]})
+    times = {"loop": [1] * 4, "batched": [0.5] * 4, "threads": [1.2, 0.9, 1.1]}
+    choice = measured(list(times), times)
     assert choice.chosen == "batched" and len(choice.seconds["threads"]) == 2
     assert measured(["loop", "vmap"], {"loop": [1] * 4, "vmap": [4.1]}).seconds.get("vmap") is None
 

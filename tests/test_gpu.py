@@ -22,7 +22,7 @@ def test_same_episodes_as_on_the_cpu(letters):
         assert all(torch.equal(a, b.cpu()) for a, b in zip(here.batch(index), there.batch(index)))
 
 
-@pytest.mark.parametrize("backend", ["auto", "loop"])
+@pytest.mark.parametrize("backend", ["auto", "loop", "vmap", "products"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-2)])
 @pytest.mark.parametrize("name", RECIPES)
 def test_meta_gradients_agree_with_float64_on_the_cpu(name, dtype, tolerance, backend, letters):
@@ -41,18 +41,20 @@ def test_meta_gradients_agree_with_float64_on_the_cpu(name, dtype, tolerance, ba
 def test_training_and_evaluation_run_there(letters):
     torch.manual_seed(0)
     maml = learner(Conv4(5, 16).cuda(), "maml++")
-    assert maml.backend == "vmap"
     history = train(maml, CharacterTasks(letters.train, device="cuda"), 45, progress=False)
-    assert len(history.losses) == 45 and history.finished
+    assert len(history.losses) == 45 and history.finished and maml.backend in ("products", "vmap")
     assert evaluate(maml, CharacterTasks(letters.test, device="cuda"), 40).accuracy > 0.3
 
 
-def trained(iterations, letters, name="maml++", model=None, **options):
+def trained(iterations, letters, name="maml++", model=None, backend="auto", **options):
     torch.manual_seed(0)
-    maml = learner((model or Conv4(5, 4, "stride")).cuda(), name, inner_steps=2)
+    maml = learner((model or Conv4(5, 4, "stride")).cuda(), name, inner_steps=2, backend=backend)
     tasks = CharacterTasks(letters.train, queries=2, rotations=True, device="cuda")
     history = train(maml, tasks, iterations, epochs=5, progress=False, **options)
-    return torch.cat([p.detach().flatten() for p in maml.meta_params().tensors()]), history
+    # A bias that batch norm subtracts again has a gradient of rounding errors alone, of which Adam makes whole steps.
+    noisy = tuple(f"{name}.bias" for name, part in maml.model.named_modules() if isinstance(part, torch.nn.Conv2d))
+    kept = [p for name, p in maml.named_parameters() if not name.endswith(noisy)]
+    return torch.cat([p.detach().flatten() for p in kept]), history
 
 
 @pytest.mark.parametrize("name", ["maml", "fomaml", "maml++", "fomaml++", "reptile", "anil"])
@@ -92,10 +94,11 @@ class Asks(Conv4):
         return super().forward(x) * (1 if float(torch.ones((), device="cuda")) > 0 else 2)
 
 
-def test_what_cannot_be_captured_runs_eagerly_and_says_so(letters, capsys):
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(letters, capsys, recwarn):
     _, history = trained(3, letters, "maml", model=Asks(5, 4, "stride"))
     assert history.finished
     assert "without a CUDA graph" in "".join(capsys.readouterr())
+    assert not [warning for warning in recwarn if "in a loop" in str(warning.message)]  # only recording was impossible
 
 
 def test_products_instead_of_convolutions_are_used(letters, monkeypatch):
@@ -104,5 +107,5 @@ def test_products_instead_of_convolutions_are_used(letters, monkeypatch):
     used = []
     original = kernels.unfolded_conv2d
     monkeypatch.setattr(kernels, "unfolded_conv2d", lambda *given: used.append(1) or original(*given))
-    trained(1, letters, "maml", capture=False)
+    trained(1, letters, "maml", backend="vmap", capture=False)
     assert used

@@ -8,8 +8,8 @@ numbers within rounding:
 * "batched", "products": all at once, differentiated below vmap, by layers of two kinds (`batched`).
 * "compiled": vmap's operations fused by torch.compile. Never chosen by itself: it takes from seconds to minutes to
   begin and needs a C++ compiler (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it. Then it is the
-  fastest for small networks, not for wide convolutions (results/compiled.json). On a GPU it was not run.
-* "auto": on a CPU whichever of them the first batches show to be the fastest (`choice`); on a GPU "vmap".
+  fastest for small networks, not for wide convolutions (results/compiled.json).
+* "auto": whichever of them the first batches show to be the fastest (`choice`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ def candidates(model: nn.Module, tasks: int, draws: bool, threads: int, order: i
         threads: of this process.
         order: of the meta-gradients; None of an evaluation, which has none.
     """
-    if any(p.device.type != "cpu" for p in model.parameters()):
+    kinds = {p.device.type for p in model.parameters()}
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    if kinds == {"cuda"}:  # where one task after the other is far behind, and so are convolutions in many groups
+        return ["products" if convolves else "batched", "vmap"]
+    if kinds != {"cpu"}:
         return ["vmap"]
     if draws or tasks == 1:
         return ["loop"]
-    convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     # Left out, so that the measuring stays short: of second order vmap, which keeps a graph of each backward pass and
     # was faster by a sixth at most (MLP), and in an evaluation, whose batches are few, products.
     at_once = ["batched", *["products"] * (convolves and order is not None), *["vmap"] * (order == 1)]

@@ -277,36 +277,44 @@ class RowsBatchNorm(Function):
 
 
 class RowsBatchNormGradient(Function):
-    """As `kernels.BatchNormGradient`, by rows."""
+    """As `kernels.BatchNormGradient`, by rows, with the means of g and g x̂ for their sums."""
 
     @staticmethod
     def forward(ctx, g, x, weight, mean, inverse):
-        results = _rows_gradient(g, x, weight, mean, inverse)
-        ctx.save_for_backward(g, x, weight, mean, inverse, *results[1:])
-        return results
+        to_x, mean_gx, mean_g = _rows_gradient_by_means(g, x, weight, mean, inverse)
+        ctx.save_for_backward(g, x, weight, mean, inverse, mean_gx, mean_g)
+        return to_x, x.shape[1] * mean_gx, x.shape[1] * mean_g
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v, of_weight, of_bias):
-        g, x, weight, mean, inverse, sum_gx, sum_g = ctx.saved_tensors
-        normal, n = (x - mean) * inverse, x.shape[1]
-        sum_v, sum_vx, dots = v.sum(1, keepdim=True), (v * normal).sum(1, keepdim=True), (v * g).sum(1, keepdim=True)
-        scale = weight * inverse / n
-        along_v, along_g = -scale * sum_gx, of_weight - scale * sum_vx
-        to_g = torch.addcmul(of_bias - scale * sum_v, normal, along_g).addcmul_(v, n * scale)
-        a = (dots - (sum_v * sum_g + sum_vx * sum_gx) / n) / n
-        along_x = -inverse * (along_v * sum_vx + along_g * sum_gx) / n - weight * a * inverse**2
-        constant = -inverse * (along_v * sum_v + along_g * sum_g) / n
-        to_x = torch.addcmul(constant, normal, along_x).addcmul_(g, along_g * inverse).addcmul_(v, along_v * inverse)
-        return to_g, to_x, n * a * inverse, None, None
+        # P is symmetric, so that m(v P(g)) = m(g P(v)), and P(v) is all that is computed of v.
+        g, x, weight, mean, inverse, mean_gx, mean_g = ctx.saved_tensors
+        normal, scale = (x - mean).mul_(inverse), weight * inverse
+        v, mean_vx, _ = _projected(v, normal)
+        to_g = torch.addcmul(of_bias, v, scale).addcmul_(normal, of_weight)
+        dots = inverse * (g * v).mean(1, keepdim=True)
+        along_v, along_g = scale * mean_gx * inverse, torch.addcmul(of_weight, scale, mean_vx, value=-1) * inverse
+        to_x = (g * along_g).sub_(along_g * mean_g).addcmul_(v, along_v, value=-1)
+        to_x.addcmul_(normal, torch.addcmul(scale * dots, along_g, mean_gx), value=-1)
+        return to_g, to_x, x.shape[1] * dots, None, None
 
 
 def _rows_gradient(g, x, weight, mean, inverse):
     """(γ P(g) / σ, Σ g x̂, Σ g), the sums (tasks, 1, channels)."""
-    normal = (x - mean) * inverse
-    sum_gx, sum_g = (g * normal).sum(1, keepdim=True), g.sum(1, keepdim=True)
-    scale = weight * inverse / x.shape[1]
-    return torch.addcmul(-scale * sum_g, normal, -scale * sum_gx).addcmul_(g, weight * inverse), sum_gx, sum_g
+    to_x, mean_gx, mean_g = _rows_gradient_by_means(g, x, weight, mean, inverse)
+    return to_x, x.shape[1] * mean_gx, x.shape[1] * mean_g
+
+
+def _rows_gradient_by_means(g, x, weight, mean, inverse):
+    projected, mean_gx, mean_g = _projected(g, (x - mean).mul_(inverse))
+    return projected.mul_(weight * inverse), mean_gx, mean_g
+
+
+def _projected(u, normal):
+    """(P(u), m(u x̂), m(u)), with `normal` for x̂; the means (tasks, 1, channels)."""
+    mean_ux, mean_u = (u * normal).mean(1, keepdim=True), u.mean(1, keepdim=True)
+    return (u - mean_u).addcmul_(normal, mean_ux, value=-1), mean_ux, mean_u
 
 
 PRODUCTS = {

@@ -46,6 +46,7 @@ class CapturedStep:
         self.index = torch.tensor(index, device=optimizer.param_groups[0]["lr"].device)
         parameters = maml.meta_params().tensors()
         _begin(optimizer)
+        maml.fastest_backend(tasks.batch(self.index), epoch)  # measuring cannot be recorded
 
         def gradients():
             batch = tasks.batch(self.index)
