@@ -328,7 +328,8 @@ class MAML(nn.Module):
         processes, threads = (1, torch.get_num_threads()) if workers is None else (workers.processes, workers.threads)
         shapes = " and ".join("x".join(map(str, part.shape)) for part in (batch.support_x, batch.query_x))
         derivatives = "" if order is None else f", order {order}"
-        where = f"{processes} x {threads} threads" if batch.support_x.device.type == "cpu" else batch.support_x.device.type
+        device = batch.support_x.device.type
+        where = f"{processes} x {threads} threads" if device == "cpu" else device
         key = f"{what} of {shapes}{derivatives}, {where}"
         if key not in self.choices:
             each = -(-len(batch.support_x) // processes)  # tasks of a process, rounded up
