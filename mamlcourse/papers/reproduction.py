@@ -212,10 +212,11 @@ def _train_and_test(
     def each_iteration(history):
         done = len(history.accuracies)
         spent = {"seconds": history.seconds - before, "until_iteration": done}
-        kept["slices"][-1] |= spent | {"backend": maml.backend}  # chosen when it saw the first batch
-        seen = len(kept["curve"])
-        if len(history.validation) > seen:
+        kept["slices"][-1] |= spent
+        if len(history.validation) > len(kept["curve"]):
             _note(kept, maml, history, run.tasks_per_batch)
+        else:  # after a validation it would be the validation's
+            kept["slices"][-1] |= {"backend": maml.backend}
         return out_of_time()
 
     history = train(
