@@ -45,8 +45,19 @@ class Claim:
         """Either "held", "did not hold" or "undecided", as `stats.verdict` has it."""
         return verdict(self.difference, self.interval)
 
-    def __str__(self) -> str:
+    @property
+    def measured(self) -> str:
+        """The difference with its interval and unit."""
         shown = f"{self.difference:+.{self.digits}f}"
         shown += " (no interval)" if self.interval != self.interval else f" ± {self.interval:.{self.digits}f}"
-        measured = " ".join(filter(None, [self.measure, shown, self.unit]))
+        return f"{shown} {self.unit}".strip()
+
+    def __str__(self) -> str:
+        measured = f"{self.measure} {self.measured}"
         return f"{self.statement} ({self.source}): {self.verdict}; {measured}; {self.budget}."
+
+
+def table(claims: list[Claim]) -> list[list[str]]:
+    """Claims as rows of text, the heading first."""
+    heading = ["claim", "who says so", "measured", "with", "difference", "verdict"]
+    return [heading, *([c.statement, c.source, c.measure, c.budget, c.measured, c.verdict] for c in claims)]

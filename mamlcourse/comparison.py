@@ -15,7 +15,8 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .errors import InputError, check_number
+from .claims import Claim
+from .errors import InputError, check_choice, check_number
 from .evaluation import LARGEST_NUMBER_OF_TASKS, RISE, Evaluation, evaluate, share_of_tasks
 from .learner import learner
 from .memory import peak_of_training
@@ -297,6 +298,30 @@ def paired_difference(record: dict, name: str, other: str, values: str = "task_a
         values: the raw values to compare, such as "task_losses".
     """
     return paired(*([run[values] for run in record["algorithms"][n]["runs"]] for n in (name, other)))
+
+
+def claim(
+    record: dict, name: str, other: str, statement: str, source: str, values: str = "task_accuracies"
+) -> Claim:
+    """A claim about two algorithms, judged by a comparison: that `name` is more accurate than `other`.
+
+    Args:
+        record: of a comparison.
+        name, other: two of its algorithms.
+        statement, source: what is claimed, and by whom (`claims.SOURCES`).
+        values: "task_accuracies"; or "task_losses", and the claim is that `name` has the lower test loss.
+
+    Raises:
+        InputError: the values or the source are unknown.
+    """
+    check_choice("The values", values, ("task_accuracies", "task_losses"))
+    difference, half = paired_difference(record, name, other, values)
+    seeds = len(record["seeds"])
+    budget = f"{_budget(record)}, {seeds} seed{'s' * (seeds > 1)}"
+    one, two = title_of(name), title_of(other)
+    if values == "task_losses":
+        return Claim(source, statement, f"test loss, {two} - {one}", budget, -difference, half, unit="", digits=3)
+    return Claim(source, statement, f"test accuracy, {one} - {two}", budget, 100 * difference, 100 * half)
 
 
 def steps_that_raise(record: dict, name: str, size: float = RISE) -> dict[str, list[float]]:

@@ -5,8 +5,8 @@ import statistics
 
 import pytest
 
-from mamlcourse import InputError
-from mamlcourse.claims import SOURCES, Claim
+from mamlcourse import InputError, comparison
+from mamlcourse.claims import SOURCES, Claim, table
 from mamlcourse.stats import (
     ci95,
     interval_in_words,
@@ -63,3 +63,29 @@ def test_claims_name_one_of_three_sources():
     assert all(source in str(claim(source=source)) for source in SOURCES)
     with pytest.raises(InputError, match="The source 'the papers' is unknown. Did you mean 'the paper'"):
         claim(source="the papers")
+
+
+def test_claims_make_a_table():
+    heading, row = table([claim(-1.36, 2.14)])
+    assert row[-2:] == ["-1.4 ± 2.1 percentage points", "undecided"] and len(row) == len(heading)
+
+
+def test_a_comparison_judges_a_claim_by_accuracy_and_by_loss():
+    def entry(accuracies, losses):
+        return {"runs": [{"task_accuracies": a, "task_losses": b} for a, b in zip(accuracies, losses)]}
+
+    record = {
+        "algorithms": {
+            "maml": entry([[0.5, 0.6, 0.7], [0.5, 0.7, 0.6]], [[1.0, 1.1, 0.9]] * 2),
+            "maml++": entry([[0.7, 0.8, 0.9], [0.7, 0.9, 0.8]], [[0.5, 0.6, 0.4], [0.6, 0.7, 0.5]]),
+        },
+        "seeds": [0, 1], "train_tasks": 200, "tasks_per_batch": 4,
+    }  # fmt: skip
+    of = [comparison.claim(record, *pair, "better", SOURCES[1]) for pair in (("maml++", "maml"), ("maml", "maml++"))]
+    assert [found.verdict for found in of] == ["held", "did not hold"]
+    assert of[0].difference == pytest.approx(20) and of[0].measure == "test accuracy, MAML++ - MAML"
+    assert of[0].budget == "200 training tasks (50 batches of 4), 2 seeds"
+    loss = comparison.claim(record, "maml++", "maml", "better", SOURCES[1], "task_losses")
+    assert loss.difference == pytest.approx(0.45) and loss.measure == "test loss, MAML - MAML++"
+    with pytest.raises(InputError, match="The values"):
+        comparison.claim(record, "maml", "maml++", "better", SOURCES[1], "losses")
