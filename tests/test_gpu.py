@@ -57,10 +57,12 @@ def trained(iterations, letters, name="maml++", model=None, backend="auto", **op
     return torch.cat([p.detach().flatten() for p in kept]), history
 
 
+@pytest.mark.parametrize("backend", ["vmap", "products"])
 @pytest.mark.parametrize("name", ["maml", "fomaml", "maml++", "fomaml++", "reptile", "anil"])
-def test_a_captured_run_equals_an_eager_one(name, letters):
+def test_a_captured_run_equals_an_eager_one(name, backend, letters):
     # 25 iterations in 5 epochs: the loss of MAML++ anneals, so that several graphs are recorded.
-    (captured, one), (eager, other) = (trained(25, letters, name, capture=capture) for capture in (True, False))
+    how = dict(name=name, backend=backend)
+    (captured, one), (eager, other) = (trained(25, letters, capture=capture, **how) for capture in (True, False))
     torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
     assert one.losses == pytest.approx(other.losses, rel=1e-3)
     assert one.accuracies == pytest.approx(other.accuracies, abs=0.06)

@@ -36,7 +36,7 @@ from mamlcourse import (
     train,
     train_maml,
 )  # fmt: skip
-from mamlcourse.training import outer_lr_at
+from mamlcourse.training import loop, outer_lr_at
 
 POSIX = os.name == "posix"
 needs_posix = pytest.mark.skipif(not POSIX, reason="this system has no forked processes and signals as POSIX has them")
@@ -157,6 +157,20 @@ def test_training_is_adam_on_the_meta_gradients(relative, factor, noise):
     assert same(maml.state_dict(), by_hand.state_dict())
     assert all(p.grad is None for p in maml.parameters())
     assert len(history.accuracies) == 6 and history.finished and history.seconds > 0
+
+
+def test_seconds_include_the_waiting_for_losses(characters, monkeypatch):
+    # A GPU computes while nobody waits: whoever reads its losses does.
+    clock = [0.0]
+    read = loop._Run._read_losses
+
+    def slowly(self, batch=None):
+        clock[0] += 1.0
+        read(self, batch)
+
+    monkeypatch.setattr(loop._Run, "_read_losses", slowly)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    assert quietly(classifier(), characters, 3).seconds == 3
 
 
 @pytest.mark.parametrize("learned_lr", ["parameter", "parameter_step", "element"])
