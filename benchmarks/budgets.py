@@ -58,13 +58,37 @@ def table(record: dict) -> list[list[str]]:
     for name, found in summary(record).items():
         first = found.difference is None
         rows.append([
-            title_of(name), f"{found.accuracy:.1%} ± {found.interval:.1%}",
+            title(name), f"{found.accuracy:.1%} ± {found.interval:.1%}",
             "" if first else f"{100 * found.difference:+.1f} ± {100 * found.difference_interval:.1f}",
             f"{found.loss:.3f} ± {found.loss_interval:.3f}",
             "" if first else f"{found.loss_difference:+.3f} ± {found.loss_difference_interval:.3f}",
             "" if first else verdict(found.difference, found.difference_interval),
         ])  # fmt: skip
     return rows
+
+
+def by_budget(found: dict[int, dict]) -> list[list[str]]:
+    """What each variant is above the first one, budget by budget: in accuracy (percentage points) and test loss."""
+    table = [["above MAML (Antoniou)", *(f"{budget:,} meta-batches" for budget in found)]]
+    for name in dict.fromkeys(name for record in found.values() for name in record["algorithms"]):
+        if name == BASE:
+            continue
+        row = [title(name)]
+        for record in found.values():
+            if name not in record["algorithms"]:
+                row.append("not measured")
+                continue
+            gain, half = paired_difference(record, name, BASE)
+            loss, half_loss = paired_difference(record, name, BASE, "task_losses")
+            row.append(f"{100 * gain:+.1f} ± {100 * half:.1f}; {loss:+.3f} ± {half_loss:.3f}")
+        table.append(row)
+    seeds = ["seeds", *(str(len(record["seeds"])) for record in found.values())]
+    return [*table, seeds]
+
+
+def title(name: str) -> str:
+    """How a variant is written: "maml++, constant" as "MAML++, constant"."""
+    return ", ".join(map(title_of, name.split(", ")))
 
 
 def records() -> dict[int, dict]:
@@ -83,7 +107,7 @@ def difference_figure(found: dict[int, dict]) -> Figure:
             axes.errorbar(
                 [b * 1.06 ** (number - 1) for b, *_ in points], [unit * d for _, d, _ in points],
                 yerr=[unit * half for *_, half in points], marker="o^s"[number], linestyle=("-", "--", ":")[number],
-                capsize=3, label=" - ".join(", ".join(map(title_of, name.split(", "))) for name in (one, other)),
+                capsize=3, label=f"{title(one)} - {title(other)}",
             )  # fmt: skip
         axes.axhline(0, color="#555555", linewidth=0.8)
         axes.set_xscale("log")

@@ -5,18 +5,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # two of them make tables of their own records
+sys.path.insert(0, str(ROOT / "benchmarks"))  # some of them make tables of their own records
 
+import budgets  # noqa: E402
 import compiled  # noqa: E402
 import peers  # noqa: E402
 
-from mamlcourse.comparison import caption, legend, markdown, recommendation  # noqa: E402
+from mamlcourse import claims  # noqa: E402
+from mamlcourse.comparison import caption, claim, legend, markdown, recommendation  # noqa: E402
 from mamlcourse.papers import tables  # noqa: E402
 from mamlcourse.records import markdown_table, origin, read_json  # noqa: E402
 
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 COMPILED = re.compile(r"<!-- compiled: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+BUDGETS = re.compile(r"<!-- budgets -->\n.*?<!-- end of table -->", re.DOTALL)
+CLAIMS = re.compile(r"<!-- claims -->\n.*?<!-- end of table -->", re.DOTALL)
 PAPERS = re.compile(r"<!-- papers: (\S+) (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
@@ -57,8 +61,40 @@ def filled(text: str) -> str:
         body = f"{markdown_table([list(compiled.COLUMNS), *compiled.table(record)])}\n\n{origin(record)}"
         return f"<!-- compiled: {match[1]} -->\n{body}\n<!-- end of table -->"
 
-    text = COMPILED.sub(compiled_table, text)
+    def budgets_table(match):
+        found = {budget: read_json(ROOT / budgets.FOLDER / f"{budget}.json") for budget in budgets.SEEDS}
+        sources = "\n".join(f"- {budget:,} meta-batches: {origin(record)}" for budget, record in found.items())
+        body = f"{markdown_table(budgets.by_budget(found))}\n\n{caption(found[50])}\n\n{sources}"
+        return f"<!-- budgets -->\n{body}\n<!-- end of table -->"
+
+    def claims_table(match):
+        return f"<!-- claims -->\n{markdown_table(claims.table(judged()))}\n<!-- end of table -->"
+
+    text = COMPILED.sub(compiled_table, BUDGETS.sub(budgets_table, CLAIMS.sub(claims_table, text)))
     return PEERS.sub(peers_table, PAPERS.sub(papers_table, TABLE.sub(table, text)))
+
+
+def judged() -> list[claims.Claim]:
+    """What others say of accuracy, judged by the committed records."""
+    began, paper, _ = claims.SOURCES
+    of = {name: read_json(ROOT / "results" / f"{name}.json") for name in (
+        "omniglot-200-tasks-original-rates", "equal-search-test", "budgets/50", "budgets/200", "budgets/600",
+        "budgets/2000",
+    )}  # fmt: skip
+    original, fair, *by_budget = of.values()
+    found = []
+    for record, rates in ((original, "the original's learning rates"), (fair, "each with the best of eight settings")):
+        for one, other, what in (("maml", "fomaml", "MAML is more accurate than FOMAML"),
+                                 ("maml++", "maml", "MAML++ is more accurate than MAML")):  # fmt: skip
+            found.append(claim(record, one, other, f"{what}, {rates}", began))
+    for record in (fair, *by_budget):
+        for values, what in (("task_accuracies", "is more accurate"), ("task_losses", "has the lower test loss")):
+            found.append(claim(record, "maml++", budgets.BASE, f"MAML++ {what} than its authors' MAML", paper, values))
+    for record in by_budget[:2]:
+        for name in ("+ learned rates", "+ multi-step loss throughout", "+ per-step norm"):
+            what = f"{name.removeprefix('+ ')} makes its authors' MAML more accurate"
+            found.append(claim(record, name, budgets.BASE, f"{what[0].upper()}{what[1:]}", paper))
+    return found + tables.published_claims(tables.load_results(ROOT / "results" / "omniglot"))
 
 
 def _sentence(words):

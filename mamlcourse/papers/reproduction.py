@@ -100,9 +100,14 @@ def plan(
     multiples of 90 degrees in training and in testing, strided Conv4, as many queries as shots, Adam at 0.001, 60,000
     iterations; 5-way 1 inner step, 20-way 5, at 2.0 under a mean loss (their 0.4 and 0.1 are of a sum divided by the
     shots). "maml++" is the configuration that Antoniou et al. 2019 published: 1150/50/423, rotated in training alone,
-    max-pooled Conv4, one query, 5 steps at 0.1, 8 tasks, 50,000 iterations, Adam from 0.001 along a cosine. What
-    differs from them: ReLU for their leaky ReLU, and ink is 1. Learned learning rates have Adam's learning rate of the
-    weights, as there.
+    max-pooled Conv4, one query, 5 steps at 0.1, 8 tasks, 50,000 iterations, Adam from 0.001 along a cosine.
+
+    What differs from their programs: the head starts at zeros and all else as PyTorch initialises it (Antoniou et al.:
+    xavier_uniform); the activation is ReLU (leaky ReLU); ink is 1 (in theirs the paper is); the cosine falls at every
+    iteration (every 500); MAML and FOMAML adapt batch norm's weight and bias like every other parameter (the MAML in
+    the MAML++ repository does not: recipe "maml-antoniou"); one model is tested, the ensemble of five beside it; and
+    fewer iterations are a whole run, along whose length the schedules are spread. As there, Adam has the weights'
+    learning rate for learned learning rates too.
 
     Args:
         setting: "5w1s", "5w5s", "20w1s" or "20w5s".

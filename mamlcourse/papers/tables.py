@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 from matplotlib.figure import Figure
 
+from ..claims import SOURCES, Claim
 from ..figures import chart
 from ..records import device_in_words, read_json
 from ..stats import interval_in_words, paired_difference, seeds_and_tasks_ci, verdict, worst_decile
@@ -91,6 +92,24 @@ def rows(cells: dict) -> list[list[str]]:
                 _percent(*_over_seeds(records, "ensemble_accuracies")), _training(records),
             ])  # fmt: skip
     return table
+
+
+def published_claims(cells: dict) -> list[Claim]:
+    """The published accuracies as claims: that an algorithm reaches what is published, judged by our runs."""
+    claims = []
+    for (setting, name), records in cells.items():
+        algorithm = name.split("-by-")[0]
+        if setting in PUBLISHED.get(algorithm, {}):
+            published, interval = PUBLISHED[algorithm][setting]
+            mean, half = _over_seeds(records, "task_accuracies")
+            plan, seeds = records[0]["plan"], len(records)
+            budget = f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {seeds} seed{'s' * (seeds > 1)}, "
+            claims.append(Claim(
+                SOURCES[1], f"{_title(name)} reaches {published}% in {setting}", "test accuracy, ours - published",
+                budget + f"interval {interval_in_words(seeds)}",
+                100 * mean - published, hypot(100 * half, interval or 0), digits=2,
+            ))  # fmt: skip
+    return claims
 
 
 def caption(cells: dict, setting: str | None = None) -> str:
