@@ -1,26 +1,24 @@
 """The "your turn" cells of the lessons: unanswered they say so, folded solutions are right, mistakes are named."""
 
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from test_notebooks import FOLDER, SECOND_EDITION
 
 from mamlcourse.checks import lessons
-
-FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
 def turns():
     """(lesson, imports, cell, folded solution) of every cell that the reader fills."""
-    for path in sorted(FOLDER.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+    for name in SECOND_EDITION:
+        notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
         imports = notebook.cells[1].source.replace("%matplotlib inline\n", "")
         for cell, below in zip(notebook.cells, notebook.cells[1:]):
             if cell.source.startswith("# Your turn"):
                 solution = re.search(r"```python\n(.+?)```", below.source, re.DOTALL)[1]
-                yield pytest.param(imports, cell.source, solution, id=f"{path.stem}-{cell.id.rsplit('-', 1)[-1]}")
+                yield pytest.param(imports, cell.source, solution, id=f"{name}-{cell.id.rsplit('-', 1)[-1]}")
 
 
 def said_by(capsys, *sources):

@@ -32,6 +32,13 @@ COURSE = {
     "10_trajectories": "10 Trajectories",
     "11_bigger_and_faster": "11 Bigger and faster",
 }
+# The lessons with answers after predictions, cells for the reader to fill, and a self-test. Others may join.
+SECOND_EDITION = (
+    "00_start_here", "01_few_shot_tasks", "02_gradients_through_gradients", "03_maml_from_scratch",
+    "04_maml_on_characters", "05_fomaml",
+)  # fmt: skip
+ANSWER, SOLUTION = "<details><summary>Answer</summary>", "<details><summary>Solution</summary>"
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 SETTINGS_LINE = 'DATASET = os.environ.get("MAMLCOURSE_DATASET", "glyphs")  # or "omniglot"'
 LONGEST_RUN, WHOLE_COURSE, LARGEST_FILE = 90, 720, 1_500_000
 
@@ -242,9 +249,75 @@ def compared_output(name, notebook, course):
     ]
 
 
+def answers(name, notebook, course):
+    if name not in SECOND_EDITION:
+        return []
+    found, waiting, ran = [], False, False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            ran = True
+            continue
+        for mark in re.findall(
+            r"\*Predict, then look:\*|<summary>Answer</summary>|^## Test yourself", cell.source, re.M
+        ):
+            if mark == "## Test yourself":
+                return found + ["a prediction without an answer before the self-test"] * waiting
+            if mark.startswith("*Predict"):
+                found += ["a prediction without an answer before the next one"] * waiting
+                waiting, ran = True, False
+            elif not waiting:
+                found.append(f"an answer to nothing in {cell.source[:60]!r}")
+            else:
+                found += [f"an answer before the code that shows it, in {cell.source[:60]!r}"] * (not ran)
+                waiting = False
+    return found
+
+
+def figure_words(name, notebook, course):
+    if name not in SECOND_EDITION:
+        return []
+    found, waiting = [], False
+    for cell in text_cells(notebook):
+        if cell.source.count("<details>") != cell.source.count("</details>"):
+            found.append(f"<details> is not closed in {cell.source[:60]!r}")
+        before, *rest = cell.source.split("*Predict, then look:*")
+        waiting = waiting and ANSWER not in before
+        if waiting or rest:
+            unfolded = FOLDED.sub("", cell.source)
+            if "*Figure:" in unfolded:
+                found.append(f"a figure is described to a reader who is to predict it: {cell.source[:60]!r}")
+        waiting = waiting or bool(rest)
+    return found
+
+
+def your_turn(name, notebook, course):
+    if name not in SECOND_EDITION:
+        return []
+    turns = [place for place, cell in enumerate(notebook.cells) if cell.source.startswith("# Your turn")]
+    found = [] if len(turns) >= 2 else [f"{len(turns)} cells begin with '# Your turn', not two or more"]
+    for cell, below in ((notebook.cells[place], notebook.cells[place + 1]) for place in turns):
+        said = "".join(text for output in cell.outputs for text in RUNNER["texts"](output))
+        if "\nlessons." not in cell.source or not said.startswith("Not answered yet"):
+            found.append(f"not unanswered, or not checked by `lessons`: {cell.source[:60]!r}")
+        if not below.source.startswith(SOLUTION):
+            found.append(f"no folded solution below {cell.source[:60]!r}")
+    return found
+
+
+def self_test(name, notebook, course):
+    if name not in SECOND_EDITION:
+        return []
+    titles = [title for level, title in headings(notebook) if level == 2]
+    found = [] if titles[-4:-3] == ["Test yourself"] else ["no section 'Test yourself' before 'What we saw'"]
+    text = sections(notebook).get("Test yourself", "")
+    answered = re.findall(rf"^\*\*(\d)\.\*\* .+\n\n{ANSWER}\n\n.{{20,}}", text, re.MULTILINE)
+    return found if answered == list("12345") else [*found, f"questions with answers: {answered}, not 1 to 5"]
+
+
 CHECKS = [
     first_cell, import_cell, settings_cell, closing_sections, code_size, figures, colours, links, chain, outputs,
     private_places, executed, as_written, file_size, run_time, compared_output,
+    answers, figure_words, your_turn, self_test,
 ]  # fmt: skip
 
 
@@ -364,6 +437,25 @@ def link(target):
     return replaced("## Go deeper", "## Go deeper", f"## Go deeper\n\n[there]({target})")
 
 
+def without_first(words, by=""):
+    """Take the first occurrence of some words out of the notebook's text."""
+
+    def change(notebook):
+        cell = next(cell for cell in notebook.cells if words in cell.source)
+        cell.source = cell.source.replace(words, by, 1)
+
+    return change
+
+
+def answered_before_looking(notebook):
+    cell = cell_with(notebook, "*Predict, then look:*")
+    cell.source += f"\n\n{ANSWER}\n\nSo.\n\n</details>"
+
+
+def answered_turn(notebook):
+    cell_with(notebook, "# Your turn").outputs[0].text = "Right: yes."
+
+
 MUTATIONS = [
     (first_cell, replaced("# 01 ", "# 01 ", "# 02 "), "lacks the title"),
     (first_cell, replaced("# 01 ", "?**", ".**"), "lacks the question"),
@@ -415,6 +507,16 @@ MUTATIONS = [
     (run_time, replaced("# 01 ", "about 30 seconds", "some seconds"), "no run time stated"),
     (compared_output, replaced("NBVAL_CHECK", "# NBVAL_CHECK_OUTPUT\n", ""), "no cell begins with"),
     (compared_output, figure_below_the_mark, "nothing to compare, or a figure"),
+    (answers, without_first(ANSWER, "<details><summary>Aha</summary>"), "without an answer before the self-test"),
+    (answers, answered_before_looking, "an answer before the code"),
+    (answers, without_first("*Predict, then look:*", "*Look:*"), "an answer to nothing"),
+    (figure_words, without_first("<details><summary>The figure in words</summary>"), "is not closed"),
+    (figure_words, replaced("*Figure:", "<details><summary>The figure in words</summary>", "<b>"), "who is to predict"),
+    (your_turn, without_first("# Your turn"), "1 cells begin with"),
+    (your_turn, answered_turn, "not unanswered"),
+    (your_turn, without_first(SOLUTION), "no folded solution"),
+    (self_test, replaced("## Test yourself", "## Test yourself", "## Quiz"), "no section 'Test yourself'"),
+    (self_test, replaced("## Test yourself", "**5.**", "5."), "not 1 to 5"),
 ]  # fmt: skip
 
 
@@ -422,6 +524,9 @@ def good_notebook():
     """A made-up notebook 01 that follows the template in few cells."""
     text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
     shown = {"image/png": "AAAA", "text/plain": "<Figure size 640x480 with 1 Axes>"}
+    turn, solution = "# Your turn.\nx = ...\n\nlessons.x(x)", f"{SOLUTION}\n\n```python\nx = 1\n```\n\n</details>"
+    unanswered = [nbformat.v4.new_output("stream", name="stdout", text="Not answered yet: replace the dots.\n")]
+    questions = [f"**{n}.** Why?\n\n{ANSWER}\n\nBecause of this and that.\n\n</details>" for n in range(1, 6)]
     cells = [
         text(
             "# 01 Few-shot tasks\n\n**What is a task?**\n\nAbout 9 minutes to read, about 30 seconds to run on two CPU "
@@ -430,10 +535,15 @@ def good_notebook():
         code("%matplotlib inline\nimport os\n\nfrom mamlcourse import load_characters"),
         text("## Data\n\nLike [there](00_start_here.ipynb#The-data), with [this](../README.md) and [that](#Data)."),
         code(f"{SETTINGS_LINE}\nload_characters(DATASET)"),
-        text("*Predict, then look:* what?\n\n*Figure: a line of accuracy that rises from chance at step 0.*"),
+        text(
+            "*Predict, then look:* what?\n\n<details><summary>The figure in words</summary>\n\n"
+            "*Figure: a line of accuracy that rises from chance at step 0.*\n\n</details>"
+        ),
         code("figure", outputs=[nbformat.v4.new_output("execute_result", shown, execution_count=3)]),
-        text("And so:"),
+        text(f"{ANSWER}\n\nIt rises.\n\n</details>\n\nAnd so:"),
         code("# NBVAL_CHECK_OUTPUT\nprint(1)", outputs=[nbformat.v4.new_output("stream", name="stdout", text="1\n")]),
+        *(cell for _ in range(2) for cell in (text("Now you."), code(turn, outputs=unanswered), text(solution))),
+        text("## Test yourself\n\n" + "\n\n".join(questions)),
         text("## What we saw\n\n- One.\n- Two.\n- Three."),
         text("## Go deeper\n\n- A paper, arXiv 1703.03400.\n- `mamlcourse/algorithms.py`"),
         text("## Next\n\n[02 Gradients through gradients](02_gradients_through_gradients.ipynb), after "
