@@ -1,5 +1,7 @@
 """The benchmark of the ladder: its record's form, and that a stopped run goes on."""
 
+from pathlib import Path
+
 import ladder
 import pytest
 import torch
@@ -36,3 +38,11 @@ def test_pixels_take_the_label_of_the_support_image_at_the_smallest_angle():
 def test_an_untrained_classifier_hands_on_its_features_under_a_head_of_zeros():
     network = ladder.classifier(seed=0, images=64, filters=2)
     assert not network.head.weight.any() and network.head.out_features == 5
+
+
+def test_the_committed_ladder_has_every_rung_for_every_seed_on_the_same_tasks():
+    record = read_json(Path(ladder.__file__).parent.parent / "results" / "ladder.json")
+    found = [(row["method"], row["seed"]) for row in record["rows"] if row["method"] != "pixels"]
+    rungs = ("classifier", *ladder.RECIPES, "untrained", "from scratch")
+    assert sorted(found) == sorted((rung, seed) for rung in rungs for seed in record["seeds"])
+    assert {len(row["task_accuracies"]) for row in record["rows"]} == {record["eval_tasks"]}
