@@ -1,24 +1,31 @@
 """The "your turn" cells of lessons 06 to 08: right answers, known mistakes, and cells left as they are."""
 
+import re
+from pathlib import Path
+
+import nbformat
 import pytest
 
 from mamlcourse.checks import lessons_06_08 as lessons
 from mamlcourse.stats import ci95
 
-RIGHT = {  # as the folded solutions of the lessons have them
-    "paired_half": lambda first, second: ci95([a - b for a, b in zip(first, second)]),
-    "good_enough": lambda difference, half, margin: (
-        "yes" if difference - half > -margin else "no" if difference + half < 0 else "open"
-    ),
-    "recomputed": lambda steps, queries: (12 * steps + 3 * queries) / (9 * steps + 3 * queries),
-    "overshoots": lambda losses, size: losses[:, 1:] - losses[:, :-1] > size,
-    "early_batches": lambda batches, epochs: -(-batches * epochs // 100),
-    "price": lambda steps, queries: (9 * steps + 3 * queries * steps) / (9 * steps + 3 * queries),
-    "best_lr": lambda theta, goal: (theta - goal) / theta,
-    "lr_gradients": lambda support, query: {name: -(support[name] * query[name]).sum() for name in support},
-    "reach": lambda outer_lrs, first: sum(outer_lrs) / first,
-}
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(def (\w+).+?)\n```", re.DOTALL)
 
+
+def folded_solutions():
+    """{name: function}, as the lessons have them."""
+    found = {}
+    for path in sorted(NOTEBOOKS.glob("0[678]_*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for code, name in SOLUTION.findall(cell.source):
+                defined = {"ci95": ci95}
+                exec(code, defined)
+                found[name] = defined[name]
+    return found
+
+
+RIGHT = folded_solutions()
 WRONG = [
     ("paired_half", lambda a, b: (ci95(a) ** 2 + ci95(b) ** 2) ** 0.5, "two separate means"),
     ("good_enough", lambda d, h, m: "yes" if abs(d) < h else "no", 'with a margin of 2 the answer is "yes"'),
@@ -45,6 +52,10 @@ def said(name, function, capsys):
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     return printed
+
+
+def test_each_lesson_has_three():
+    assert len(RIGHT) == 9 and {name for name, *_ in WRONG} == set(RIGHT)
 
 
 @pytest.mark.parametrize("name", RIGHT)
