@@ -84,15 +84,16 @@ def faster() -> str:
     least, most = found[0], found[-1]
     words = (
         f"In {len(found)} measured settings MAML took {least[2]:.2f} ({least[0]}, {least[1]}) to {most[2]:.2f} times "
-        f"({most[0]}, {most[1]}) FOMAML's time. FOMAML was slower in {len(slower)} of them and at least 3 times faster "
-        f"in {len(three)}."
+        f"({most[0]}, {most[1]}) FOMAML's time. FOMAML was slower in {len(slower) or 'none'} of them, and at least 3 "
+        f"times faster in {len(three) or 'none'}."
     )
     growth = record("scaling")["growth"]["inner_steps"]
     slope = {name: growth[name]["seconds"]["per_unit"] for name in ("maml", "fomaml")}
     limit = (
         f"Each further inner step costs MAML {1e3 * slope['maml']:.0f} ms and FOMAML {1e3 * slope['fomaml']:.0f} ms "
-        f"there, so with many steps the ratio comes near {slope['maml'] / slope['fomaml']:.1f}; what both pay alike, "
-        "the query pass and the outer step, holds it down with few."
+        "there (a straight line through all of them), so with very many steps the ratio would come near "
+        f"{slope['maml'] / slope['fomaml']:.1f}; what both pay alike, the query pass and the outer step, holds it down "
+        "with few."
     )
     return "\n\n".join([words, markdown_table(claims.table(by_steps)), limit, origin(record("scaling"))])
 
