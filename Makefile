@@ -13,8 +13,9 @@ test: .venv/classroom
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
 		--nbval-lax --nbval-cell-timeout 600
 
+# JupyterLab in a working copy of the course, so that opening a lesson changes no committed file.
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/mamlcourse start work
 
 # Run every notebook, keep its outputs, and write down how long it takes.
 notebooks: .venv/ready

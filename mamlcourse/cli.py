@@ -1,4 +1,4 @@
-"""The command line: compare, train, evaluate, reproduce, results, data, progress, doctor."""
+"""The command line: start, compare, train, evaluate, reproduce, results, data, progress, doctor."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ import typer
 from .errors import InputError, check_number
 from .papers import ALGORITHMS as REPRODUCED
 from .papers import SETTINGS
-from .records import check_outputs, markdown_table, provenance, write_figure, write_json, write_text
+from .records import check_outputs, expanded, markdown_table, provenance, write_figure, write_json, write_text
 from .settings import RECIPES, recipe
 
 if TYPE_CHECKING:
     from .problems import Problem
+
 
 class Stopped(Exception):
     """Ctrl-C, with a sentence that says how to go on."""
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
+FORMAT_WARNING = warnings.formatwarning
 BACKENDS = ("auto", "loop", "threads", "vmap", "batched", "products", "compiled")
 LARGEST = {
     "ways": 10**5, "filters": 4096, "inner_steps": 10**4, "tasks_per_batch": 10**6, "seeds": 1000, "seed": 2**63 - 1,
@@ -85,6 +87,32 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write over f
 
 
 @app.command()
+def start(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Your working copy: a new or empty folder, or one made before.")
+    ] = Path("work"),
+    jupyter: Annotated[
+        list[str] | None, typer.Argument(metavar="OPTIONS", help="Options for JupyterLab, after --.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address instead of opening it.")] = False,
+    no_lab: Annotated[bool, typer.Option("--no-lab", help="Only lay out or update the folder.")] = False,
+):
+    """Lay out the course in a folder of yours, or update it around what you edited, and open JupyterLab there."""
+    from . import start as working_copy
+
+    for sentence in working_copy.lay_out(folder):
+        typer.echo(sentence)
+    if no_lab:
+        return
+    arguments, sentences = working_copy.lab_arguments(expanded(folder), not no_browser, jupyter or [])
+    for sentence in sentences:
+        typer.echo(sentence)
+    sys.stdout.flush()  # JupyterLab writes to standard error
+    warnings.formatwarning = FORMAT_WARNING  # its warnings are not ours
+    working_copy.open_lab(arguments)
+
+
+@app.command()
 def compare(
     algorithm: Annotated[
         list[str], typer.Option(help=f"An algorithm to compare; give it again for each: {ALGORITHMS}.")
@@ -113,9 +141,7 @@ def compare(
     processes: ProcessesOption = 1,
     json: Annotated[Path, typer.Option(help="File for the record, raw values included.")] = Path("runs/compare.json"),
     figure: Annotated[Path, typer.Option(help="PNG or SVG file for the picture.")] = Path("runs/compare.png"),
-    margin: Annotated[
-        float, typer.Option(help="Percentage points that a cheaper algorithm may be less accurate.")
-    ] = 2,
+    margin: Annotated[float, typer.Option(help="Percentage points that a cheaper algorithm may be less accurate.")] = 2,
     overwrite: OverwriteOption = False,
 ):
     """Train algorithms on the same tasks, test them on unseen alphabets or classes, and say which to use; the same
