@@ -20,7 +20,7 @@ RECORD = ".mamlcourse.json"  # what was laid out; the mark of a working copy
 HOME = "README.md"
 FIRST = "notebooks/00_start_here.ipynb"
 # A working copy has no solutions, and JupyterLab says nothing when a link leads nowhere.
-SOLUTION = re.compile(rb"\[([^\]]*)\]\(\.\./(solutions/[\w.]+)\)")
+SOLUTION = re.compile(rb"\[([^\[\]\n]*)\]\(\.\./(solutions/[\w.]+)\)")
 IN_WORDS = rb"\1 is `\2` in the course's repository"
 
 
