@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import importlib.metadata
 import logging
 import os
-import platform
 import signal
 import sys
 import warnings
@@ -463,32 +461,41 @@ def doctor(
         Path | None, typer.Argument(help="A checkpoint, to hear how it was computed; default this machine.")
     ] = None,
 ):
-    """Say what is installed, which device is there, where the data is, and how a run would be computed here."""
-    import torch
-
-    from .data import load_characters
-    from .engine.choice import Choice
-    from .problems import choose_device
-    from .training import load_checkpoint
+    """Say what is installed, which device is there, where the data is, how a run would be computed here, and what to
+    do next."""
+    from . import doctor as patient
 
     if checkpoint is not None:
+        from .engine.choice import Choice
+        from .training import load_checkpoint
+
         kept = load_checkpoint(checkpoint).get("backends", {})
         rows = [[work, Choice(**record).in_words()] for work, record in kept.items()]
         rows = [["", ""], *(rows or [["", "nothing was measured"]])]
         _print_rows(f"{checkpoint}: how it was computed", rows, wraps=-1)
         return
+    rows, repair = patient.examine(Path())
+    if repair:  # then what follows cannot be relied on
+        _print_rows("mamlcourse doctor", [["", ""], *rows], wraps=-1)
+        quoted = " ".join(f'"{requirement}"' for requirement in repair)
+        typer.echo(f"Next: {sys.executable} -m pip install --upgrade --force-reinstall {quoted}")
+        raise typer.Exit(1)
+    import torch
+
+    from .data import load_characters
+    from .problems import choose_device
+
     chosen = choose_device()
-    packages = ("mamlcourse", "torch", "torchvision", "jupyterlab", "ipywidgets", "matplotlib", "nbval")
     _print_rows("mamlcourse doctor", [
         ["", ""],
-        ["python", platform.python_version()],
-        *([package, _version(package)] for package in packages),
+        *rows,
         ["GPU", torch.cuda.get_device_name() if chosen.type == "cuda" else "none that PyTorch can use"],
         ["CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} used by PyTorch"],
         ["glyphs", f"built in, {len(load_characters('glyphs'))} characters"],
         ["omniglot", _where_omniglot_is()],
         ["a run would use", f"device {chosen}, glyphs, {_how_computed(chosen)}"],
-    ])  # fmt: skip
+    ], wraps=-1)  # fmt: skip
+    typer.echo("Next: mamlcourse start, which lays out the course in the folder work and opens lesson 00.")
 
 
 def _how_computed(device) -> str:
@@ -651,10 +658,3 @@ def _check_same_config(theirs: dict, mine: dict, path: Path) -> None:
                 f"{path} was trained with {name} {flat_theirs.get(name)!r}, but now {name} is {value!r}: "
                 "resume with the same options, or name another file with --out."
             )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
