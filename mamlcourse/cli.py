@@ -477,8 +477,7 @@ def doctor(
     rows, repair = patient.examine(Path())
     if repair:  # then what follows cannot be relied on
         _print_rows("mamlcourse doctor", [["", ""], *rows], wraps=-1)
-        quoted = " ".join(f'"{requirement}"' for requirement in repair)
-        typer.echo(f"Next: {sys.executable} -m pip install --upgrade --force-reinstall {quoted}")
+        typer.echo(f"Next: {repair}")
         raise typer.Exit(1)
     import torch
 

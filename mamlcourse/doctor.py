@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement  # Matplotlib needs it too
@@ -14,39 +16,35 @@ from .course import course_files, course_folder
 from .start import FIRST, has_browser
 
 SPARE_GB = 1  # less is called little: working copies, checkpoints and Omniglot's images take a part of it
+NOT_INSTALLED = "not installed"
 IMPORTED = ("torch", "torchvision", "ipywidgets")  # parts that are installed can still not fit together
 
 
-def examine(folder: Path) -> tuple[list[list[str]], list[str]]:
+def examine(folder: Path) -> tuple[list[list[str]], str]:
     """Look at this installation, and at the disk that `folder` is on.
 
     Returns:
-        Rows of (what, how it is), and the requirements to install anew, as pip writes them.
+        Rows of (what, how it is), and the command that mends the requirements, or "".
     """
-    rows, repair = [["python", platform.python_version()], ["mamlcourse", version("mamlcourse") or NOT_INSTALLED]], []
+    rows = [["python", platform.python_version()], ["mamlcourse", version("mamlcourse") or NOT_INSTALLED]]
+    option, repair = "--upgrade", []
     for requirement in requirements():
         found = version(requirement.name)
         state = found or NOT_INSTALLED
         if found and not requirement.specifier.contains(found, prereleases=True):
             state = f"{found}, but the course needs {requirement.specifier}"
-        elif found and requirement.name in IMPORTED:
-            state += import_error(requirement.name)
+        elif found and requirement.name in IMPORTED and (error := import_error(requirement.name)):
+            state, option = f"{found}, but cannot be imported ({error})", "--force-reinstall"
         if state != found:
-            repair.append(f"{requirement.name}{requirement.specifier}")
+            repair.append(f'"{requirement.name}{requirement.specifier}"')
         rows.append([requirement.name, state])
-    rows += [
-        ["widgets", widgets()],
-        [
-            "browser",
-            "yes" if has_browser() else "none can be opened here; `mamlcourse start` prints an address to open",
-        ],
-        ["course", course()],
-        ["disk", disk(folder)],
-    ]
-    return rows, repair
-
-
-NOT_INSTALLED = "not installed"
+    browser = "yes" if has_browser() else "none can be opened here; `mamlcourse start` prints an address to open"
+    rows += [["widgets", widgets()], ["browser", browser], ["course", course()], ["disk", disk(folder)]]
+    if not repair:
+        return rows, ""
+    # An environment that uv made has no pip.
+    pip = f"{sys.executable} -m pip install" if find_spec("pip") else f"uv pip install --python {sys.executable}"
+    return rows, " ".join([pip, option, *repair])
 
 
 def version(package: str) -> str | None:
@@ -72,7 +70,7 @@ def import_error(module: str) -> str:
         import_module(module)
         return ""
     except Exception as error:  # whatever a broken installation raises
-        return f", but cannot be imported ({type(error).__name__}: {error})"
+        return f"{type(error).__name__}: {error}"
 
 
 def widgets() -> str:

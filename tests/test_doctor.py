@@ -30,12 +30,14 @@ def test_a_sound_installation_is_told_where_to_begin(run, installed):
     [("2.5.1", "2.5.1, but the course needs >=2.6"), (None, "not installed")],
     ids=["too old", "missing"],
 )
-def test_a_requirement_that_is_not_met_gets_its_command(found, said, run, installed, monkeypatch):
+def test_a_requirement_that_is_not_met_gets_its_command(found, said, run, installed, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     installed["torch"] = found
     code, out, err = run("doctor")
     assert code == 1 and said in out and "typer" in out
-    assert out.splitlines()[-1].endswith('-m pip install --upgrade --force-reinstall "torch>=2.6"')
+    assert out.splitlines()[-1].endswith('install --upgrade "torch>=2.6"')
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)  # as in an environment of uv's
+    assert doctor.examine(tmp_path)[1].startswith("uv pip install --python ")
 
 
 def test_a_package_that_is_there_but_cannot_be_imported_is_found(run, installed, monkeypatch):
@@ -46,6 +48,7 @@ def test_a_package_that_is_there_but_cannot_be_imported_is_found(run, installed,
     monkeypatch.setattr(doctor, "import_module", broken)
     code, out, err = run("doctor")
     assert code == 1 and "cannot be imported (RuntimeError: operator torch::nms does not exist)" in out
+    assert '--force-reinstall "torch>=2.6"' in out
 
 
 def test_widgets_without_their_half_in_jupyterlab_are_found(monkeypatch, tmp_path):
