@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKED = Path(__file__).parent / "files"  # in a wheel; in a source tree the files lie beside the package
-FOLDERS = ("notebooks", "exercises", "results", "book/playgrounds")
+PARTS = ("notebooks/**/*", "exercises/**/*", "results/**/*", "book/*.md", "book/playgrounds/**/*")
 FOR_TEACHERS = "exercises/TEACHERS.md"  # of use with a source tree only
 
 
@@ -19,7 +19,7 @@ def course_folder() -> Path:
 
 def course_files(root: Path) -> list[str]:
     """Every file of the course under `root`, as paths relative to it with slashes; solutions are none of them."""
-    found = (path.relative_to(root) for folder in FOLDERS for path in sorted((root / folder).rglob("*")))
+    found = (path.relative_to(root) for part in PARTS for path in sorted(root.glob(part)))
     return [
         path.as_posix()
         for path in found

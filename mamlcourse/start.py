@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -174,21 +175,31 @@ def _note(folder: Path, laid_out: dict[str, Print]) -> None:
 def _home(files: dict[str, bytes]) -> str:
     """The home page of a working copy, with a link to every lesson and exercise."""
 
-    def links(part):
+    def links(part, ending=".ipynb"):
         for path in files:
-            if path.startswith(part) and path.endswith(".ipynb"):
-                first = "".join(json.loads(files[path])["cells"][0]["source"]).splitlines()[0]
-                yield f"- [{first.lstrip('# ')}]({path})"
+            if path.startswith(part) and path.endswith(ending):
+                yield f"- [{_title(path, files[path])}]({path})"
 
+    playgrounds = list(links("book/playgrounds/", ".html"))
+    if playgrounds:
+        playgrounds = ["", "## Playgrounds", "", "Pages to open in a browser, from this folder.", "", *playgrounds]
     return "\n".join([
         "# Learn MAML, FOMAML and MAML++ by building them", "",
         "This is your copy of the course: run and edit whatever you like. In a terminal,", "",
         "- `mamlcourse start .` in this folder opens it in JupyterLab, and brings what a newer version of the course "
         "has. Files that you edited are kept. To begin one anew, delete it and start again.",
         "- `mamlcourse progress` says which exercises you have done, `mamlcourse doctor` whether all is installed.",
-        "", "## Lessons", "", *links("notebooks/"), "", "## Exercises", "", *links("exercises/"), "",
+        "", "## Lessons", "", *links("notebooks/"), "", "## Exercises", "", *links("exercises/"), *playgrounds, "",
         "The records and figures that the lessons read are in `results`. Code: MIT licence; text: CC BY 4.0.", "",
     ])  # fmt: skip
+
+
+def _title(path: str, content: bytes) -> str:
+    """The title of a notebook or a web page; its file's name if it has none."""
+    if path.endswith(".html"):
+        found = re.search("<title>(.*?)</title>", content.decode("utf-8", "replace"), re.DOTALL)
+        return html.unescape(found[1].strip()) if found else Path(path).stem
+    return "".join(json.loads(content)["cells"][0]["source"]).splitlines()[0].lstrip("# ")
 
 
 def has_browser() -> bool:

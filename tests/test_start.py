@@ -60,6 +60,12 @@ def test_a_working_copy_has_all_that_lessons_and_exercises_read_and_link_to(tmp_
     assert start.lay_out(tmp_path / "mine") == [f"{tmp_path / 'mine'}: no files were updated."]
 
 
+def test_the_home_page_names_playgrounds_where_there_are_some(course):
+    files = {**course, "book/playgrounds/bowl.html": b"<html><title>\nA bowl &amp; a ball</title>", "book/a.html": b""}
+    assert "- [A bowl & a ball](book/playgrounds/bowl.html)" in start._home(files)
+    assert "Playgrounds" not in start._home(course)
+
+
 def named_files(source):
     """What a cell links to or reads."""
     links = re.findall(r"\]\((?!https?:|attachment:)([^)#\s]+\.\w+)", source)
