@@ -71,8 +71,8 @@ def said(capsys, name, function):
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answers_and_none(name, capsys):
-    assert said(capsys, name, RIGHT[name]) == "Right.\n" * 3
-    assert said(capsys, name, lambda *arguments: None) == "Not answered yet.\n" * 3
+    assert said(capsys, name, RIGHT[name]).count("Right: ") == 3
+    assert said(capsys, name, lambda *arguments: ...).count("Not answered yet: ") == 3
 
 
 @pytest.mark.parametrize("name, function, words", MISTAKES, ids=[f"{m[0]}-{n}" for n, m in enumerate(MISTAKES)])

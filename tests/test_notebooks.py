@@ -29,13 +29,18 @@ COURSE = {
     "07_multi_step_loss": "07 Multi-step loss",
     "08_learned_rates": "08 Learned learning rates",
     "09_maml_plus_plus": "09 MAML++",
+    "09b_feature_reuse": "09b Feature reuse or rapid learning",
     "10_trajectories": "10 Trajectories",
     "11_bigger_and_faster": "11 Bigger and faster",
+    "12_your_own_model_and_data": "12 Your own model and data",
+    "13_which_algorithm": "13 Which algorithm",
 }
 # The lessons with answers after predictions, cells for the reader to fill, and a self-test. Others may join.
 SECOND_EDITION = (
     "00_start_here", "01_few_shot_tasks", "02_gradients_through_gradients", "03_maml_from_scratch",
-    "04_maml_on_characters", "05_fomaml",
+    "04_maml_on_characters", "05_fomaml", "06_maml_vs_fomaml", "07_multi_step_loss", "08_learned_rates",
+    "09_maml_plus_plus", "09b_feature_reuse", "10_trajectories",
+    "11_bigger_and_faster", "12_your_own_model_and_data", "13_which_algorithm",
 )  # fmt: skip
 ANSWER, SOLUTION = "<details><summary>Answer</summary>", "<details><summary>Solution</summary>"
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)

@@ -1,4 +1,4 @@
-"""The short tasks of lessons 11 to 13: each check prints "Not answered yet.", what is wrong in a sentence, or "Right.".
+"""The short tasks of lessons 11 to 13: each check prints what is missing or wrong in a sentence, or "Right".
 
 A lesson runs from top to bottom whatever was answered, so nothing is raised and no progress is noted.
 """
@@ -19,39 +19,44 @@ from ..learner import MAML
 from ..stats import STUDENT_95
 from ..tasks import TaskBatch
 from .judge import CheckFailed, call, compare, fresh, integer, uniform
+from .lessons import unanswered
 
 
 class _Unanswered(Exception):
     """The answer is still empty."""
 
 
-def _short_task(judge: Callable) -> Callable:
-    """A check of a function that a reader was asked to write; the function that returns None is not answered yet."""
+def _short_task(right: str) -> Callable:
+    """A check of a function that a reader was asked to write, with the sentence for a right one; one that still returns
+    the dots is not answered yet."""
 
-    @functools.wraps(judge)
-    def asked(function: Callable) -> None:
-        def answered(*arguments):
-            result = call(function, *arguments)
-            if result is None:
-                raise _Unanswered
-            return result
+    def checked(judge: Callable) -> Callable:
+        @functools.wraps(judge)
+        def asked(function: Callable) -> None:
+            def answered(*arguments):
+                result = call(function, *arguments)
+                if unanswered(result):
+                    raise _Unanswered
+                return result
 
-        try:
-            judge(answered)
-        except _Unanswered:
-            print("Not answered yet.")
-        except CheckFailed as failure:
-            print(f"Not yet: {failure}")
-        else:
-            print("Right.")
+            try:
+                judge(answered)
+            except _Unanswered:
+                print("Not answered yet: replace the dots and run the cell again.")
+            except CheckFailed as failure:
+                print(f"Not yet: {failure}")
+            else:
+                print(f"Right: {right}")
 
-    return asked
+        return asked
+
+    return checked
 
 
 # Lesson 11.
 
 
-@_short_task
+@_short_task("round by round, then the middle one.")
 def middle_ratio(function: Callable) -> None:
     """`function(seconds, base)`: two lists, each round's times at the same place; the median of the rounds' ratios."""
     generator = fresh()
@@ -68,7 +73,7 @@ def middle_ratio(function: Callable) -> None:
     compare("The ratio", function(seconds, base), expected, mistakes)
 
 
-@_short_task
+@_short_task("each later call pays a little of the first one back.")
 def pays_after(function: Callable) -> None:
     """`function(first_call, other, compiled)`: after how many calls a slow first one is paid for; never is infinite."""
     compare("The number of calls", function(60.0, 0.5, 0.3), 60 / (0.5 - 0.3), [
@@ -85,7 +90,7 @@ def pays_after(function: Callable) -> None:
                               f"got {found!r}.")  # fmt: skip
 
 
-@_short_task
+@_short_task("weighted by their tasks, slices of any size give the mean of the whole batch.")
 def whole_gradient(function: Callable) -> None:
     """`function(gradients, tasks)`: a process's mean gradient (a dictionary) and number of tasks at the same place; the
     mean over all tasks."""
@@ -108,7 +113,7 @@ def whole_gradient(function: Callable) -> None:
 # Lesson 12.
 
 
-@_short_task
+@_short_task("the statistics of the batch, and nothing kept from one task to the next.")
 def normalisation(function: Callable) -> None:
     """`function(channels)`: a layer between a convolution and a linear layer with which MAML can be trained."""
     layer = function(4)
@@ -128,7 +133,7 @@ def normalisation(function: Callable) -> None:
         raise CheckFailed("this layer does not normalise: inputs ten times as large should give the same outputs.")
 
 
-@_short_task
+@_short_task("one family, and two numbers that differ from task to task.")
 def parabola(function: Callable) -> None:
     """`function(x, a, b)`: a x² + b, for tensors."""
     generator = fresh()
@@ -141,7 +146,7 @@ def parabola(function: Callable) -> None:
     compare("The parabola", function(x, a, b), a * x**2 + b, mistakes)
 
 
-@_short_task
+@_short_task("ink is 1 and paper 0, as in training.")
 def like_the_letters(function: Callable) -> None:
     """`function(images)`: bytes with dark ink (0) on white paper (255) become floats with ink 1 on paper 0."""
     images = torch.randint(0, 256, (2, 4, 4), generator=fresh(), dtype=torch.uint8)
@@ -161,7 +166,7 @@ def like_the_letters(function: Callable) -> None:
 # Lesson 13.
 
 
-@_short_task
+@_short_task("shown to be good enough, shown to be worse, or undecided.")
 def choice(function: Callable) -> None:
     """`function(gap, half, margin)`: the cheaper algorithm's accuracy minus the best one's, half its interval, and how
     far behind it may be; "cheaper", "best" or "undecided"."""
@@ -179,7 +184,7 @@ def choice(function: Callable) -> None:
             )
 
 
-@_short_task
+@_short_task("few seeds cost twice: a large quantile and a small root.")
 def seeds_needed(function: Callable) -> None:
     """`function(std, half, quantiles)`: the smallest number of seeds, at least 2, with which half a mean's interval
     is at most `half`; `quantiles[n - 2]` is Student's for n seeds."""
