@@ -33,7 +33,7 @@ def complaint(check, *answers):
         check(*answers)
     message = str(caught.value)
     assert "\n" not in message and message[-1] in ".?" and message[0] != " ", message
-    assert caught.value.__cause__ is None and caught.value._render_traceback_() == [f"CheckFailed: {message}"]
+    assert caught.value.__cause__ is None and " ".join(caught.value._render_traceback_()) == f"CheckFailed: {message}"
     return message
 
 

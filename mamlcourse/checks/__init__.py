@@ -5,14 +5,14 @@ with one sentence when it is not. What is expected is computed by other means th
 finite differences, gradients written out by hand, exact fractions.
 """
 
-from .ex01 import episode, split
-from .ex02 import by_autograd, by_hand
-from .ex03 import inner_loop, inner_step
-from .ex04 import every_task_counts, outer_loop
-from .ex05 import builds_a_graph, first_order
-from .ex06 import costs, paired_interval, verdict
-from .ex07 import loss_weights, multi_step_loss
-from .ex08 import learned_rates, step_norm
+from .ex01 import episode, rotated, split
+from .ex02 import by_autograd, by_hand, many_by_hand
+from .ex03 import head_alone, inner_loop, inner_step
+from .ex04 import every_task_counts, outer_loop, reptile_step
+from .ex05 import builds_a_graph, first_order, left_out
+from .ex06 import costs, paired_interval, tasks_needed, verdict
+from .ex07 import loss_weights, multi_step_loss, query_passes
+from .ex08 import learned_rates, step_layer_norm, step_norm
 from .ex09 import evidence, problem
 from .judge import CheckFailed
 

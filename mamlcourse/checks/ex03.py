@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..models import MLP
 from .judge import CheckFailed, Untouched, agree, call, check, compare, fresh, integer, uniform
-from .reference import sgd_step, vjp
+from .reference import lost_graph, sgd_step, vjp
 
+USE_PREDICT = "in predict(parameters, x)"
 NAMES = ("features.0.weight", "features.0.bias", "features.2.weight", "features.2.bias", "head.weight", "head.bias")
 
 
@@ -19,7 +21,7 @@ def inner_step(step) -> None:
 @check
 def inner_loop(adapt) -> None:
     """Exercise 03, part 2: adapt(parameters, x, y, steps, alpha) -> new parameters after that many steps."""
-    _judge_inner(lambda *arguments: call(adapt, *arguments), (4, 1, 0))
+    _judge_inner(lambda *arguments: call(adapt, *arguments), (integer(fresh(), 3, 5), 1, 0))
 
 
 def _judge_inner(adapt, all_steps):
@@ -30,13 +32,24 @@ def _judge_inner(adapt, all_steps):
         alpha = float(uniform(generator, low=0.02, high=0.05))
         theta = {name: p.requires_grad_() for name, p in _network(generator).items()}
         given = dict(theta)
-        untouched = Untouched(given)
+        untouched, built = Untouched(given), []
+        for p in theta.values():  # a hook sees whether autograd records during the backward pass: create_graph=True
+            p.register_hook(lambda grad, built=built: built.append(torch.is_grad_enabled()))
         seen = adapt(given, x, y, steps, alpha)
         untouched.check()
+        _judge_network(seen, theta)
         constant = {name: p.detach() for name, p in theta.items()}
         _judge_values(seen, constant, x, y, steps, alpha)
         if steps > 0:
-            _judge_graph(seen, theta, x, y, steps, alpha, generator)
+            _judge_graph(seen, theta, x, y, steps, alpha, generator, any(built))
+
+
+def _judge_network(seen, theta):
+    """A network of another width was handed in: whoever uses the notebook's own parameters gives that away."""
+    own = {name: p.shape for name, p in MLP().named_parameters()}
+    if isinstance(seen, dict) and any(getattr(p, "shape", None) == own.get(n) != theta[n].shape for n, p in seen.items()
+                                      if n in theta):  # fmt: skip
+        raise CheckFailed(f"Use the parameters that you are given, {USE_PREDICT}: these are those of `network` itself.")
 
 
 def _network(generator, hidden=7):
@@ -64,45 +77,77 @@ def _adapted(parameters, x, y, steps, alpha):
 
 def _judge_values(seen, theta, x, y, steps, alpha):
     grads, once = _grads(theta, x, y), _adapted(theta, x, y, 1, alpha)
-    mistakes = [(grads, "These are the gradients, but the parameters after the step are asked for.")]
+    mistakes = [(grads, "Return the parameters after the step: these are the gradients.")]
     if steps == 0:
-        mistakes += [(once, "With steps=0 the parameters must stay as they are, but one step was taken.")]
+        mistakes += [(once, "Leave the parameters as they are with steps=0: one step was taken.")]
     else:
         mistakes += [
-            (theta, "The parameters came back as they were: the new ones must be returned, after the step."),
-            (once, f"Expected {steps} steps, got 1: each step goes on from the result of the last."),
-            (_adapted(theta, x, y, steps + 1, alpha), f"Expected {steps} steps, got {steps + 1}, one too many."),
+            (theta, "Return the new parameters, after the step: they came back as they were."),
+            (once, f"Go on from the result of the last step: expected {steps} steps, got 1."),
+            (_adapted(theta, x, y, steps + 1, alpha), f"Take {steps} steps: got {steps + 1}, one too many."),
             (_adapted(theta, x, y, steps, -alpha),
-             "The steps are gradient ascent: subtract alpha times the gradient."),
+             "Subtract alpha times the gradient: the steps are gradient ascent."),
             (sgd_step(theta, grads, steps * alpha),
-             "Every step used the gradient at the initialisation: compute the gradient anew after each step."),
+             "Compute the gradient anew after each step: every step used the gradient at the initialisation."),
             (_adapted(theta, x, y, steps, len(x) * alpha),
-             f"The steps are {len(x)} times too long for {len(x)} points: the loss must be the mean squared error, "
-             "not the sum."),
+             f"Use the mean squared error, not the sum: the steps are {len(x)} times too long for {len(x)} points."),
             (sgd_step(theta, grads, 1.0),
-             "The inner learning rate was not used: multiply the gradient by alpha."),
+             "Multiply the gradient by alpha: the inner learning rate was not used."),
+            (_one_by_one(theta, x, y, steps, alpha),
+             "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the "
+             "next was taken."),
         ]  # fmt: skip
     compare("The adapted parameters", seen, _adapted(theta, x, y, steps, alpha), mistakes)
 
 
-def _judge_graph(seen, theta, x, y, steps, alpha, generator):
+def _one_by_one(parameters, x, y, steps, alpha):
+    for _ in range(steps):
+        for name in NAMES:
+            parameters = parameters | {name: parameters[name] - alpha * _grads(parameters, x, y)[name]}
+    return parameters
+
+
+def _judge_graph(seen, theta, x, y, steps, alpha, generator, built):
     """The adapted parameters must still depend on the initialisation, to second order."""
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
+    nothing = {name: torch.zeros_like(p) for name, p in weights.items()}
+    cut_off = "Leave out detach(), .data and no_grad(): the values are right, but the result is cut off from the initialisation"
     if not all(p.requires_grad for p in seen.values()):
-        raise CheckFailed(
-            "The values are right, but the result is cut off from the initialisation: no gradient can flow back to "
-            "the parameters, so leave out detach(), .data and no_grad()."
-        )
+        raise CheckFailed(f"{cut_off}, and no gradient can flow back to the parameters.")
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
     # The hand-written gradient is ordinary arithmetic, so its derivative needs no graph of a graph.
     twin = {name: p.detach().clone().requires_grad_() for name, p in theta.items()}
     exact = dict(zip(theta, vjp(_adapted(twin, x, y, steps, alpha), weights, list(twin.values()))))
-    if agree(back, {name: torch.zeros_like(p) for name, p in weights.items()}):
-        raise CheckFailed(
-            "The values are right, but the result is cut off from the initialisation: no gradient comes back."
-        )
+    if agree(back, nothing):
+        raise CheckFailed(f"{cut_off}: no gradient comes back.")
     compare("The derivative of the adapted parameters with respect to the initialisation", back, exact, (
         (weights,
-         "The values are right, but this is first order: the graph of the inner step got lost, so MAML would "
-         "silently be FOMAML; autograd needs create_graph=True."),
+         f"{lost_graph(built)}, so the values are right, but this is first order, and MAML would silently be FOMAML."),
     ))  # fmt: skip
+
+
+@check
+def head_alone(adapt_head) -> None:
+    """Exercise 03, bonus: adapt_head(parameters, x, y, steps, alpha), which moves the tensors of the head alone."""
+    generator = fresh()
+    for steps in (1, integer(generator, 3, 5)):
+        x, y = uniform(generator, 6, 1, low=-3, high=3), uniform(generator, 6, 1, low=-2, high=2)
+        theta = {name: p.requires_grad_() for name, p in _network(generator).items()}
+        untouched = Untouched(theta)
+        seen = call(adapt_head, dict(theta), x, y, steps, 0.1)
+        untouched.check()
+        expected = constant = {name: p.detach() for name, p in theta.items()}
+        for _ in range(steps):
+            grads = _grads(expected, x, y)
+            expected = {n: p - 0.1 * grads[n] if n.startswith("head.") else p for n, p in expected.items()}
+        compare("The adapted parameters", seen, expected, (
+            (_adapted(constant, x, y, steps, 0.1), "Move the tensors of the head alone: all of them moved."),
+            (constant, "Move the tensors whose names begin with 'head.': none moved."),
+            ({n: p if n.startswith("head.") else _adapted(constant, x, y, steps, 0.1)[n] for n, p in constant.items()},
+             "Move the head and leave the features as they are: it was the other way round."),
+        ))  # fmt: skip
+        weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
+        if not any(g.any() for g in vjp({n: seen[n] for n in NAMES[4:]}, weights, list(theta.values())[:4])):
+            raise CheckFailed(
+                f"{lost_graph(True)}: the adapted head depends on the features too, through the gradients."
+            )

@@ -6,63 +6,17 @@ import torch
 
 from .detector import judge_detector
 from .judge import CheckFailed, Untouched, call, check, compare, fresh, uniform
-from .reference import sgd_step, vjp
+from .reference import Coupled, sgd_step, vjp
 
-
-class _Probe:
-    """A quartic loss that notices when its gradient is taken with a graph.
-
-    With create_graph=True autograd keeps recording during the backward pass, and a hook can see that.
-    """
-
-    def __init__(self, goal, stiffness):
-        self.goal, self.stiffness, self.graph = goal, stiffness, False
-
-    def __call__(self, parameters):
-        total = 0.0
-        for name, p in parameters.items():
-            seen = p * 1.0
-            if seen.requires_grad and not _function_transform(seen):
-                seen.register_hook(self.notice)
-            off = seen - self.goal[name]
-            total = total + self.stiffness * (off**2).sum() / 2 + 0.1 * (off**4).sum()
-        return total
-
-    def notice(self, grad):
-        self.graph = self.graph or torch.is_grad_enabled()
-
-    def grads(self, parameters):
-        off = {name: p - self.goal[name] for name, p in parameters.items()}
-        return {name: self.stiffness * d + 0.4 * d**3 for name, d in off.items()}
-
-    def hessian(self, parameters):
-        """Its diagonal; the rest is zero."""
-        off = {name: p - self.goal[name] for name, p in parameters.items()}
-        return {name: self.stiffness + 1.2 * d**2 for name, d in off.items()}
-
-
-def _function_transform(tensor) -> bool:
-    """Whether the tensor lives inside torch.func.grad, which always records during the backward pass."""
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return True
-    return False
-
-
-def _probe(generator):
-    shapes = {"weight": (3, 2), "bias": (2,)}
-    theta = {name: uniform(generator, *shape).requires_grad_() for name, shape in shapes.items()}
-    goal = {name: uniform(generator, *shape, low=1.5, high=2.5) for name, shape in shapes.items()}
-    return theta, _Probe(goal, float(uniform(generator, low=0.5, high=1.5)))
+SHAPES = {"weight": (3, 2), "scale": (2,), "bias": (2,)}
 
 
 @check
 def first_order(step) -> None:
     """Exercise 05, part 1: first_order_step(loss, parameters, alpha) -> new parameters, the gradient a constant."""
     generator = fresh()
-    theta, loss = _probe(generator)
-    alpha = float(uniform(generator, low=0.05, high=0.15))
+    loss, alpha = Coupled(generator, SHAPES), float(uniform(generator, low=0.05, high=0.15))
+    theta = loss.initialisation(generator)
     given = dict(theta)
     untouched = Untouched(given)
     seen = call(step, loss, given, alpha)
@@ -70,28 +24,38 @@ def first_order(step) -> None:
     constant = {name: p.detach() for name, p in theta.items()}
     grads = loss.grads(constant)
     compare("The parameters after the step", seen, sgd_step(constant, grads, alpha), (
-        (sgd_step(constant, grads, -alpha), "The step is gradient ascent: subtract alpha times the gradient."),
-        (sgd_step(constant, grads, 1.0), "The inner learning rate was not used: multiply the gradient by alpha."),
-        (grads, "These are the gradients, but the parameters after the step are asked for."),
-        (constant, "The parameters came back as they were."),
+        (sgd_step(constant, grads, -alpha), "Subtract alpha times the gradient: the step is gradient ascent."),
+        (sgd_step(constant, grads, 1.0), "Multiply the gradient by alpha: the inner learning rate was not used."),
+        (grads, "Return the parameters after the step: these are the gradients."),
+        (constant, "Return the new parameters: they came back as they were."),
+        (_one_by_one(loss, constant, alpha),
+         "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next "
+         "was taken."),
     ))  # fmt: skip
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
-    hessian = loss.hessian(constant)
+    bent = loss.named(alpha * loss.hessian(constant) @ loss.flat(weights))
     compare("The gradient that comes back to the initialisation", back, weights, (
         ({name: torch.zeros_like(w) for name, w in weights.items()},
-         "No gradient comes back to the initialisation: you cut off the parameters, where only the gradient must be a "
-         "constant; the network's .grad would stay empty and nothing would be learned."),
-        ({name: w * (1 - alpha * hessian[name]) for name, w in weights.items()},
-         "This is still MAML: the inner gradient is differentiated too (I - alpha H), so make it a constant."),
-        ({name: -alpha * hessian[name] * w for name, w in weights.items()},
-         "The wrong half was detached: the gradient must be constant, and the parameters stay connected."),
+         "Leave the parameters connected, where only the gradient must be a constant: you cut off the parameters, so "
+         "no gradient comes back to the initialisation and nothing would be learned."),
+        ({name: weights[name] - bent[name] for name in weights},
+         "Make the inner gradient a constant: it is differentiated too (I - alpha H), so this is still MAML."),
+        ({name: -bent[name] for name in weights},
+         "Detach the gradient and leave the parameters connected: the wrong half was detached."),
     ))  # fmt: skip
     if loss.graph:
         raise CheckFailed(
-            "The values are right, but the gradient was computed with create_graph=True: a graph of the gradient was "
-            "built and thrown away, so the time and memory that FOMAML should save are spent."
+            "Leave out what asks for a graph (with create_graph=True, or torch.func.grad of tensors that require "
+            "gradients): the values are right, but a graph of the gradient was built and thrown away, so the time and "
+            "memory that FOMAML should save are spent."
         )
+
+
+def _one_by_one(loss, parameters, alpha):
+    for name in parameters:
+        parameters = parameters | {name: parameters[name] - alpha * loss.grads(parameters)[name]}
+    return parameters
 
 
 def _grads(loss, parameters, create_graph=False):
@@ -128,10 +92,13 @@ def _detached_at_the_end(loss, parameters, alpha):
     return {name: p.requires_grad_() for name, p in _detached(adapted).items()}, grads
 
 
-def _last_with_graph(loss, parameters, alpha):
-    last = list(parameters)[-1]
-    grads = _grads(loss, parameters) | {last: _grads(loss, parameters, create_graph=True)[last]}
-    return sgd_step(parameters, _detached(grads), alpha), grads
+def _one_with_graph(place):
+    def step(loss, parameters, alpha):
+        name = list(parameters)[place]
+        grads = _grads(loss, parameters) | {name: _grads(loss, parameters, create_graph=True)[name]}
+        return sgd_step(parameters, _detached(grads), alpha), grads
+
+    return step
 
 
 STEPS = {  # version: (does it build a graph, the function)
@@ -139,23 +106,33 @@ STEPS = {  # version: (does it build a graph, the function)
     "copies": (False, _from_copies),
     "graph": (True, _with_graph),
     "end": (True, _detached_at_the_end),
-    "last": (True, _last_with_graph),
+    "first": (True, _one_with_graph(0)),
+    "middle": (True, _one_with_graph(1)),
+    "last": (True, _one_with_graph(-1)),
     "maml": (True, _maml),
 }
+LOOK_AT_ALL = "Look at all of the gradients: it says False where only {} of the gradients has a graph."
 MESSAGES = {
-    ("graph", "end", "last"):
-    "Only MAML itself was caught: a graph that is built and thrown away leaves every value as it is, so look at "
-    "grad_fn of the gradients instead of at values.",
+    ("graph", "end", "first", "middle", "last"):
+    "Look at grad_fn of the gradients instead of at values: only MAML itself was caught, as a graph that is built and "
+    "thrown away leaves every value as it is.",
+    ("first", "middle", "last"): LOOK_AT_ALL.format("one") + " One is enough, so any(), not all().",
     "plain":
-    "It says True of a correct first-order step: adapted parameters have a grad_fn because they depend on the "
-    "initialisation, so look at the gradients.",
-    "copies": "It says True of a correct first-order step that takes its gradients from detached copies.",
-    "graph": "It says False of a step with create_graph=True whose gradients are detached where they are used.",
+    "Look at the gradients: it says True of a correct first-order step, whose adapted parameters have a grad_fn "
+    "because they depend on the initialisation.",
+    "copies":
+    "Look at grad_fn of the gradients alone: it says True of a correct first-order step that takes its gradients from "
+    "detached copies.",
+    "graph":
+    "Look at the gradients as autograd gave them: it says False of a step with create_graph=True whose gradients are "
+    "detached where they are used.",
     "end":
-    "It says False of a step with create_graph=True that detaches the parameters at the end: look at the gradients, "
-    "not at the adapted parameters.",
-    "last": "It says False where only the last of the gradients has a graph: look at all of them.",
-    "maml": "It says False of MAML's own step, whose gradients have a graph.",
+    "Look at the gradients, not at the adapted parameters: it says False of a step with create_graph=True that "
+    "detaches the parameters at the end.",
+    "first": LOOK_AT_ALL.format("the first"),
+    "middle": LOOK_AT_ALL.format("the middle one"),
+    "last": LOOK_AT_ALL.format("the last"),
+    "maml": "Look at grad_fn: it says False of MAML's own step, whose gradients have a graph.",
 }  # fmt: skip
 
 
@@ -165,7 +142,34 @@ def builds_a_graph(detector) -> None:
     generator = fresh()
 
     def ask(step):
-        theta, loss = _probe(generator)
-        return call(detector, step, loss, theta, 0.1)
+        loss = Coupled(generator, SHAPES)
+        theta = loss.initialisation(generator)
+        untouched = Untouched(theta)
+        answer = call(detector, step, loss, dict(theta), 0.1)
+        untouched.check()
+        return answer
 
     judge_detector(ask, STEPS, MESSAGES)
+
+
+@check
+def left_out(function) -> None:
+    """Exercise 05, bonus: left_out(loss, parameters, vector, alpha) -> alpha H v, what FOMAML leaves out."""
+    generator = fresh()
+    loss, alpha = Coupled(generator, SHAPES), float(uniform(generator, low=0.05, high=0.15))
+    theta = loss.initialisation(generator)
+    vector = {name: uniform(generator, *p.shape) for name, p in theta.items()}
+    untouched = Untouched(theta)
+    seen = call(function, loss, dict(theta), dict(vector), alpha)
+    untouched.check()
+    constant = {name: p.detach() for name, p in theta.items()}
+    bent = loss.hessian(constant) @ loss.flat(vector)
+    compare("What FOMAML leaves out", seen, loss.named(alpha * bent), (
+        (loss.named(bent), "Multiply by alpha: this is H v."),
+        (loss.named(-alpha * bent), "Leave the sign out: MAML subtracts alpha H v, and you return alpha H v."),
+        (loss.named(loss.flat(vector) - alpha * bent), "Return alpha H v alone: this is (I - alpha H) v."),
+        (loss.named(alpha * loss.hessian(constant).diag() * loss.flat(vector)),
+         "Let all tensors count: only the diagonal of H was used."),
+        (loss.named(alpha * loss.hessian(constant).sum(0)),
+         "Weigh the gradients by the vector before you differentiate them again: this is the Hessian's row sums."),
+    ))  # fmt: skip

@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 
-from .judge import CheckFailed, call, check, compare, fresh, integer, same_parts, uniform
+from .judge import CheckFailed, call, check, compare, fresh, integer, same_parts, unchanged, uniform
 
 NORMAL_95 = 1.96
 
@@ -18,15 +18,16 @@ def paired_interval(function) -> None:
     for tasks in (integer(generator, 32, 50), 200):
         first, second = _scores(generator, tasks)
         mean, half_width, mistakes = _interval(first, second)
-        result = call(function, list(first), list(second))
+        given = list(first), list(second)
+        result = call(function, *given)
+        unchanged(first=(given[0], first), second=(given[1], second))
         difference, seen = same_parts("paired_interval", result, ("mean difference", "half width"))
         compare("The mean difference", difference, mean, (
-            (-mean, "The difference has the opposite sign: it is the first minus the second."),
+            (-mean, "Subtract the second from the first: the difference has the opposite sign."),
             (statistics.median([a - b for a, b in zip(first, second)]),
-             "This is the median of the differences, but their mean is asked for."),
+             "Take the mean: this is the median of the differences."),
             (mean - half_width,
-             "These are the ends of the interval, but its middle, the mean difference, and half its width are asked "
-             "for."),
+             "Return the middle of the interval, the mean difference, and half its width: these are its ends."),
         ))  # fmt: skip
         compare("The half width", seen, half_width, mistakes, tolerance=1e-3)
 
@@ -52,24 +53,24 @@ def _interval(first, second):
     unpaired = NORMAL_95 * math.sqrt(statistics.variance(first) + statistics.variance(second)) / root
     return statistics.fmean(differences), half_width, (
         (unpaired,
-         "This interval is not paired: the scores' own standard deviations were used, but a task that is hard for one "
-         "is hard for the other, so take the standard deviation of the differences, task by task."),
+         "Take the standard deviation of the differences, task by task: this interval is not paired, as the scores' own "
+         "standard deviations were used, but a task that is hard for one is hard for the other."),
         (NORMAL_95 * abs(statistics.stdev(first) - statistics.stdev(second)) / root,
-         "This is a difference of two standard deviations: take the differences task by task first, and then their "
-         "standard deviation."),
+         "Take the differences task by task first, and then their standard deviation: this is a difference of two "
+         "standard deviations."),
         (2 * half_width,
-         "This is the whole width of the interval, but half of it is asked for, the number after the ±."),
+         "Return half of it, the number after the ±: this is the whole width of the interval."),
         (NORMAL_95 * std,
-         "The square root of the number of tasks is missing: this says how much single tasks differ, not how well "
-         "their mean is known."),
-        (std / root, "This is the standard error: a 95% confidence interval reaches 1.96 of them to each side."),
+         "Divide by the square root of the number of tasks, which is missing: this says how much single tasks differ, "
+         "not how well their mean is known."),
+        (std / root, "Multiply by 1.96: this is the standard error, and the interval reaches 1.96 of them to each side."),
         (std,
-         "This is the standard deviation of the differences: divide by the square root of the number of tasks, and "
-         "multiply by 1.96."),
-        (NORMAL_95 * std / len(first), "It was divided by the number of tasks, but must be by its square root."),
+         "Divide by the square root of the number of tasks, and multiply by 1.96: this is the standard deviation of the "
+         "differences."),
+        (NORMAL_95 * std / len(first), "Divide by the square root of the number of tasks, not by the number itself."),
         # For 200 tasks this differs by a quarter of a percent: the smaller sample judges it.
         *([(NORMAL_95 * statistics.pstdev(differences) / root,
-            "The sum of squares was divided by n: for a sample it is n - 1 (statistics.stdev, not pstdev).")]
+            "Divide the sum of squares by n - 1, as for a sample (statistics.stdev, not pstdev; NumPy: ddof=1).")]
           if len(first) < 100 else []),
     )  # fmt: skip
 
@@ -78,9 +79,21 @@ def _interval(first, second):
 def costs(function) -> None:
     """Exercise 06, part 2: costs(seconds, other_seconds, peaks, other_peaks) -> (time ratio, memory ratio)."""
     generator = fresh()
-    for rounds in (5, 7):
+    for rounds in (5, 7, 6, 8):
         measured = _rounds(generator, rounds)
-        _judge_costs(*measured, call(function, *map(list, measured)))
+        _judge_costs(*measured, call_unchanged(function, measured))
+    seconds, others, peaks, other_peaks = _rounds(generator, 5)  # memory may be measured in fewer rounds
+    measured = seconds, others, peaks[:1], other_peaks[:1]
+    _judge_costs(*measured, call_unchanged(function, measured))
+
+
+def call_unchanged(function, measured):
+    """The function's result for copies of the lists, all of which must come back as they were."""
+    given = [list(values) for values in measured]
+    result = call(function, *given)
+    names = ("seconds", "other_seconds", "peaks", "other_peaks")
+    unchanged(**{name: pair for name, pair in zip(names, zip(given, measured, strict=True))})
+    return result
 
 
 def _rounds(generator, rounds):
@@ -95,6 +108,7 @@ def _rounds(generator, rounds):
         measured = seconds.tolist(), others.tolist(), peaks, other_peaks
         # Every mistake must be told from the right answer and from the other mistakes.
         answers = [[right, *(wrong for wrong, _ in mistakes)] for right, mistakes in _cost_ratios(*measured)]
+        answers[0] = answers[0][: None if rounds % 2 == 0 else -2]  # an odd number has but one median
         if all(abs(a / b - 1) > 0.01 for values in answers for a, b in itertools.combinations(values, 2)):
             return measured
 
@@ -109,27 +123,32 @@ def _judge_costs(seconds, others, peaks, other_peaks, result):
 def _cost_ratios(seconds, others, peaks, other_peaks):
     """For time and for memory: the right ratio, and the known mistakes."""
     ratios, median = [a / b for a, b in zip(seconds, others)], statistics.median
+    one_of_two = (
+        "Take the mean of the two in the middle where the number of rounds is even (statistics.median does): this is {} "
+        "of the two."
+    )
     return (median(ratios), (
-        (1 / median(ratios), "The ratio is upside down: it is the first's seconds over the other's."),
+        (1 / median(ratios), "Divide the first's seconds by the other's: the time ratio is upside down."),
         (statistics.fmean(seconds) / statistics.fmean(others),
-         "This is the ratio of the means, which one slow round can decide: take the ratio in each round, and their "
-         "median."),
+         "Take the ratio in each round, and their median: this is the ratio of the means, which one slow round can "
+         "decide."),
         (statistics.fmean(ratios),
-         "This is the mean of the ratios, which one disturbed round can decide: take the median."),
+         "Take the median: this is the mean of the ratios, which one disturbed round can decide."),
         (median(seconds) / median(others),
-         "This is the ratio of the medians: the two may be from different rounds, so take the ratio in each round "
-         "first, and then the median."),
+         "Take the ratio in each round first, and then the median: this is the ratio of the medians, and the two may be "
+         "from different rounds."),
         (min(seconds) / min(others),
-         "This is the ratio of the fastest runs, which may be from different rounds: take the ratio in each round, "
-         "and their median."),
+         "Take the ratio in each round, and their median: this is the ratio of the fastest runs, which may be from "
+         "different rounds."),
+        (statistics.median_low(ratios), one_of_two.format("the lower (as torch.median's)")),
+        (statistics.median_high(ratios), one_of_two.format("the upper")),
     )), (max(peaks) / max(other_peaks), (
-        (max(other_peaks) / max(peaks), "The memory ratio is upside down: it is the first's bytes over the other's."),
+        (max(other_peaks) / max(peaks), "Divide the first's bytes by the other's: the memory ratio is upside down."),
         (statistics.fmean(peaks) / statistics.fmean(other_peaks),
-         "This is a ratio of mean peaks, but memory must suffice at the worst moment: take the largest of each."),
+         "Take the largest peak of each: this is a ratio of mean peaks, but memory must suffice at the worst moment."),
         (median([a / b for a, b in zip(peaks, other_peaks)]),
-         "Memory is not like time: it must suffice at the worst moment, so take the largest peak of each and their "
-         "ratio."),
-        (max(peaks) - max(other_peaks), "This is the difference in bytes, but their ratio is asked for."),
+         "Take the largest peak of each and their ratio: memory is not like time, it must suffice at the worst moment."),
+        (max(peaks) - max(other_peaks), "Return the ratio: this is the difference in bytes."),
     ))  # fmt: skip
 
 
@@ -137,40 +156,62 @@ def _cost_ratios(seconds, others, peaks, other_peaks):
 def verdict(function) -> None:
     """Exercise 06, part 3: verdict(difference, half_width) -> "better", "worse" or "undecided"."""
     generator = fresh()
-    half = float(uniform(generator, low=0.02, high=0.05))
+    half = float(uniform(generator, low=0.02, high=3))  # of fractions, percentages, losses
+    within, nan = float(uniform(generator, low=0.6, high=0.95)) * half, math.nan
     cases = {
-        (3 * half, half): "better", (-3 * half, half): "worse", (0.5 * half, half): "undecided",
-        (-0.5 * half, half): "undecided", (0.0, half): "undecided", (1.2 * half, half): "better",
-        (-1.2 * half, half): "worse", (1.2 * half, float("nan")): "undecided",
+        (3 * half, half): "better", (-3 * half, half): "worse", (within, half): "undecided",
+        (-within, half): "undecided", (0.0, half): "undecided", (1.2 * half, half): "better",
+        (-1.2 * half, half): "worse", (1.2 * half, nan): "undecided", (-1.2 * half, nan): "undecided",
+        (nan, half): "undecided",
     }  # fmt: skip
     said = [call(function, *case) for case in cases]
     if said == list(cases.values()):
         return
     for answer in said:
-        if answer not in ("better", "worse", "undecided"):
+        if not isinstance(answer, str) or answer not in ("better", "worse", "undecided"):
             raise CheckFailed(f'verdict: expected "better", "worse" or "undecided", got {answer!r}.')
-    above, below, slightly_above, slightly_below, *_ = said
+    above, below, slightly_above, slightly_below, _, clear_above, clear_below, *_ = said
     if len(set(said)) == 1:
         raise CheckFailed(f"verdict says {above!r} whatever the numbers are.")
     if (above, below) == ("worse", "better"):
-        raise CheckFailed("better and worse are exchanged: a positive difference says that the first is more accurate.")
+        raise CheckFailed("Turn it round: better and worse are exchanged, and a positive difference says that the first is more accurate.")
+    if (slightly_above, slightly_below) == ("better", "worse") and call(function, half / 3, half) == "undecided":
+        raise CheckFailed("Compare with `half_width` as it is: it is already half the width, so do not halve it again.")
     if (slightly_above, slightly_below) == ("better", "worse"):
         raise CheckFailed(
-            "The interval is not looked at: a difference of half the half width is undecided, whatever its sign."
+            "Compare with the half width: the interval is not looked at, but a difference within it is undecided, whatever "
+            "its sign."
         )
     if slightly_above == "better" or slightly_below == "better":
-        raise CheckFailed('A difference smaller than the half width was called "better": the interval holds zero.')
+        raise CheckFailed('Say "undecided" of a difference smaller than the half width, whose interval holds zero: it was called "better".')
     if below == "undecided":
         raise CheckFailed(
-            'A clearly negative difference was called "undecided": compare its size, abs(), with half_width.'
+            'Look below zero too: a clearly negative difference was called "undecided", but it is "worse".'
         )
-    if said[-3] == "undecided" or said[-2] == "undecided":
+    if clear_above == "undecided" or clear_below == "undecided":
         raise CheckFailed(
-            "A difference of 1.2 half widths is clear: `half_width` is already half the width, so do not double it."
+            "Do not double `half_width`, which is already half the width: a difference of 1.2 half widths is clear."
         )
     place = next(i for i, (case, answer) in enumerate(zip(cases, said)) if cases[case] != answer)
     (difference, half), wanted = list(cases.items())[place]
     raise CheckFailed(
         f"verdict({difference:.3f}, {half:.3f}): expected {wanted!r}, got {said[place]!r}"
-        + (": without an interval (nan) all is undecided." if math.isnan(half) else ".")
+        + (": where a number is nan all is undecided." if math.isnan(half + difference) else ".")
     )
+
+
+@check
+def tasks_needed(function) -> None:
+    """Exercise 06, bonus: tasks_needed(differences, half_width) -> how many tasks make the interval that narrow."""
+    generator = fresh()
+    for tasks in (40, 100):
+        differences = uniform(generator, tasks, low=-0.1, high=0.2).tolist()
+        std, half = statistics.stdev(differences), float(uniform(generator, low=0.004, high=0.02))
+        seen = call(function, list(differences), half)
+        exact = (NORMAL_95 * std / half) ** 2
+        compare("The number of tasks", seen, math.ceil(exact), (
+            (math.floor(exact), "Round up: with the tasks rounded down the interval is a little too wide."),
+            (exact, "Round up to a whole number of tasks."),
+            (math.ceil(NORMAL_95 * std / half), "Take the square: the width falls with the root of the tasks."),
+            (math.ceil((std / half) ** 2), "Put the 1.96 in: this many tasks make the standard error that small."),
+        ), tolerance=1e-6)  # fmt: skip

@@ -4,103 +4,104 @@ from __future__ import annotations
 
 import torch
 
-from .judge import Untouched, call, check, compare, fresh, uniform
-from .reference import vjp
+from .judge import CheckFailed, Untouched, call, check, compare, fresh, integer, uniform
+from .reference import Coupled, lost_graph, vjp
+
+SHAPES = {"weight": (3, 2), "scale": (2,), "bias": (3,)}
 
 
 @check
 def learned_rates(adapt) -> None:
     """Exercise 08, part 1: adapt(loss, parameters, learning_rates, steps), one for each tensor and step."""
     generator = fresh()
-    for trained, steps in ((4, 3), (3, 3), (3, 5)):
+    for trained, steps in ((4, 3), (3, 3), (3, 6), (integer(generator, 4, 5), 8), (1, 2)):
         _judge_learning_rates(adapt, generator, trained, steps)
 
 
 def _judge_learning_rates(adapt, generator, trained, steps):
-    names = ("weight", "bias")
-    theta = {name: uniform(generator, 3).requires_grad_() for name in names}
-    stiffness = {name: uniform(generator, 3, low=0.5, high=1.5) for name in names}
-    goal = {name: uniform(generator, 3, low=1.5, high=3) for name in names}
-    # The other order of names, and one below zero: learned learning rates are free to change sign.
-    learning_rates = {name: uniform(generator, trained, low=0.05, high=0.4) for name in names[::-1]}
-    learning_rates["bias"][1] *= -1
-    learning_rates = {name: lr.requires_grad_() for name, lr in learning_rates.items()}
+    loss = Coupled(generator, SHAPES)
+    theta = loss.initialisation(generator)
+    # Another order of names, and one below zero: learned learning rates are free to change sign.
+    fixed = {name: uniform(generator, trained, low=0.05, high=0.3) for name in list(SHAPES)[::-1]}
+    fixed["bias"][min(1, trained - 1)] *= -1
+    learning_rates = {name: lr.clone().requires_grad_() for name, lr in fixed.items()}
 
-    def loss(parameters):
-        return sum((stiffness[n] * (parameters[n] - goal[n]) ** 2).sum() / 2 for n in names)
-
-    given = dict(theta)
-    untouched, lr_untouched = Untouched(given), Untouched(learning_rates)
-    seen = call(adapt, loss, given, learning_rates, steps)
+    given, given_lr = dict(theta), dict(learning_rates)
+    untouched, lr_untouched = Untouched(given), Untouched(given_lr)
+    seen = call(adapt, loss, given, given_lr, steps)
+    built = loss.graph
     untouched.check()
     lr_untouched.check()
 
-    def adapted(parameters, lr_at, point_of_grad=lambda p: p):
+    def adapted(parameters, lr_at, grad_at=lambda parameters: parameters):
         for step in range(steps):
-            parameters = {
-                n: p - lr_at(n, step) * stiffness[n] * (point_of_grad(p) - goal[n]) for n, p in parameters.items()
-            }
+            grads = loss.grads(grad_at(parameters))
+            parameters = {n: p - lr_at(n, step) * grads[n] for n, p in parameters.items()}
         return parameters
 
-    fixed = {name: lr.detach() for name, lr in learning_rates.items()}
-    constant = {name: p.detach() for name, p in theta.items()}
-    other = {"weight": "bias", "bias": "weight"}
+    def one_by_one(parameters):
+        for step in range(steps):
+            for n in SHAPES:
+                parameters = parameters | {n: parameters[n] - fixed[n][at(step)] * loss.grads(parameters)[n]}
+        return parameters
 
     def at(step):
         return min(step, trained - 1)
 
-    expected = adapted(constant, lambda n, s: fixed[n][at(s)])
+    constant = {name: p.detach() for name, p in theta.items()}
+    by_place = dict(zip(SHAPES, fixed.values()))
+    frozen = adapted(constant, lambda n, s: fixed[n][at(s)], lambda parameters: constant)
     mistakes = [
         (adapted(constant, lambda n, s: fixed[n][0]),
-         "Every step used the first learning rate: step k has its own, learning_rates[name][k]."),
-        (adapted(constant, lambda n, s: fixed[other[n]][at(s)]),
-         "The learning rates were matched by position: the dictionaries may have different orders, so take each by "
-         "its name."),
+         "Use learning_rates[name][k] in step k: every step used the first learning rate."),
+        (adapted(constant, lambda n, s: by_place[n][at(s)]),
+         "Take each learning rate by its name: they were matched by position, but the dictionaries may have different "
+         "orders."),
         (adapted(constant, lambda n, s: fixed[n][at(s)].abs()),
-         "A learning rate below zero was made positive: learned ones are free to change sign, so leave out abs() and "
-         "softplus."),
+         "Leave out abs() and softplus, as learned rates are free to change sign: one below zero was made positive."),
         (adapted(constant, lambda n, s: fixed[n][at(s)].clamp(min=0)),
-         "A learning rate below zero was cut off at zero: learned ones are free to change sign."),
+         "Leave a learning rate below zero as it is, as learned ones are free to change sign: it was cut off at zero."),
         (adapted(constant, lambda n, s: fixed[n].mean()),
-         "Every step used the mean of the learning rates: step k has its own."),
+         "Use learning_rates[name][k] in step k: every step used the mean of the learning rates."),
         (adapted(constant, lambda n, s: fixed["weight"][at(s)]),
-         "Every tensor used the learning rate of 'weight': take learning_rates[name]."),
+         "Take learning_rates[name]: every tensor used the learning rate of 'weight'."),
+        (adapted(constant, lambda n, s: fixed[n][at(s + 1)]),
+         "Count the steps from 0: step k used the learning rate of step k + 1."),
+        (adapted(constant, lambda n, s: fixed[n][at(max(s - 1, 0))]),
+         "Count the steps from 0: step k used the learning rate of step k - 1."),
+        (adapted(constant, lambda n, s: fixed[n][at(s - 1)]),
+         "Count the steps from 0: the first step used the last learning rate."),
         (adapted(constant, lambda n, s: fixed[n][trained - 1 - at(s)]),
-         "The learning rates were used from last to first."),
+         "Turn the order round: the learning rates were used from last to first."),
         (adapted(constant, lambda n, s: fixed[n][s % trained]),
-         f"After {trained} steps the learning rates began again with the first, but steps beyond the last use the "
-         "last one."),
+         f"Use the last learning rate in steps beyond it: after {trained} steps they began again with the first."),
         (adapted(constant, lambda n, s: fixed[n][s] if s < trained else 0.0),
-         f"Nothing moved after step {trained}, but steps beyond the last learning rate use the last one."),
+         f"Use the last learning rate in steps beyond it: nothing moved after step {trained}."),
         (adapted(constant, lambda n, s: -fixed[n][at(s)]),
-         "The steps are gradient ascent: subtract learning rate times gradient."),
+         "Subtract learning rate times gradient: the steps are gradient ascent."),
+        (frozen, "Compute the gradient anew in each step: every step used the gradient at the initialisation."),
+        (one_by_one(constant),
+         "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next "
+         "was taken."),
     ]  # fmt: skip
-    compare("The adapted parameters", seen, expected, mistakes)
-    weights = {name: uniform(generator, 3) for name in names}
+    compare("The adapted parameters", seen, adapted(constant, lambda n, s: fixed[n][at(s)]), mistakes)
+    weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     back = vjp(seen, weights, [*theta.values(), *learning_rates.values()])
     twins = {name: p.detach().clone().requires_grad_() for name, p in theta.items()}
     twin_lr = {name: lr.detach().clone().requires_grad_() for name, lr in learning_rates.items()}
     learnable = [*twins.values(), *twin_lr.values()]
     exact = vjp(adapted(twins, lambda n, s: twin_lr[n][at(s)]), weights, learnable)
-    no_graph = adapted(twins, lambda n, s: twin_lr[n][at(s)], torch.Tensor.detach)
-    first_order = vjp(no_graph, weights, learnable)
-    nothing = torch.zeros(trained, dtype=torch.float64)
-    for place, name in enumerate(learning_rates, start=2):
-        compare(f"The gradient for the learning rates of {name!r}", back[place], exact[place], (
-            (nothing,
-             "No gradient comes back to the learning rates, so they would never be learned: use the tensors "
-             "themselves, without .item(), float() or detach()."),
-            (first_order[place],
-             "The parameters are right, but the gradient of the learning rates and the initialisation's is first "
-             "order: did you forget create_graph=True?"),
-        ))  # fmt: skip
-    for place, name in enumerate(theta):
-        compare(f"The gradient for the initialisation of {name!r}", back[place], exact[place], (
-            (weights[name],
-             "The learning rates get their gradient, but the initialisation's is first order: did you forget "
-             "create_graph=True?"),
-            (torch.zeros(3, dtype=torch.float64),
-             "No gradient comes back to the initialisation: leave the parameters connected."),
+    without = adapted(twins, lambda n, s: twin_lr[n][at(s)], lambda p: {n: q.detach() for n, q in p.items()})
+    first_order = vjp(without, weights, learnable)
+    names = list(theta) + [f"learning rates of {name!r}" for name in learning_rates]
+    for name, one, right, first in zip(names, back, exact, first_order):
+        part = name if "learning" in name else f"initialisation of {name!r}"
+        compare(f"The gradient for the {part}", one, right, (
+            (torch.zeros_like(right),
+             "Use the tensors of the learning rates themselves, without .item(), float() or detach(): no gradient comes "
+             "back to them, so they would never be learned." if "learning" in name else
+             "Leave the parameters connected, without detach(): no gradient comes back to the initialisation."),
+            (first, f"{lost_graph(built)}, so the parameters are right, but their gradient is first order."),
         ))  # fmt: skip
 
 
@@ -108,66 +109,98 @@ def _judge_learning_rates(adapt, generator, trained, steps):
 def step_norm(function) -> None:
     """Exercise 08, part 2: step_norm(x, gamma, beta, step), batch normalisation with the step's own γ and β."""
     generator = fresh()
-    for step in (1, 0, 2, 5):
+    for step in (1, 0, 2, 3, 4):
         _judge_norm(function, generator, step)
+    _judge_norm(function, generator, 1, epsilon=float(uniform(generator, low=1e-4, high=1e-3)))
 
 
-def _judge_norm(function, generator, step, trained=3, epsilon=1e-5):
+def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 3)):
     channels = side = 4  # equal, so that a γ broadcast along the wrong dimension goes unnoticed by shapes
     x = uniform(generator, 5, channels, side, side, low=-0.02, high=0.02)  # so small that epsilon counts
-    x = x + uniform(generator, 1, channels, 1, 1)
+    x = (x + uniform(generator, 1, channels, 1, 1, low=-0.05, high=0.05)).requires_grad_()
     gamma = uniform(generator, trained, channels, low=0.5, high=2).requires_grad_()
     beta = uniform(generator, trained, channels).requires_grad_()
-    given = {"x": x.clone(), "gamma": gamma, "beta": beta}
+    given = {"x": x, "gamma": gamma, "beta": beta}
     untouched = Untouched(given)
-    seen = call(function, given["x"], gamma, beta, step)
+    seen = call(function, x, gamma, beta, step, *([] if epsilon is None else [epsilon]))
     untouched.check()
-    g, b = gamma.detach(), beta.detach()
+    default, epsilon = 1e-5, 1e-5 if epsilon is None else epsilon
+    g, b, constant = gamma.detach(), beta.detach(), x.detach()
     row = min(step, trained - 1)
 
     def scaled(normal, r=row):
         return normal * g[r][:, None, None] + b[r][:, None, None]
 
-    def normal(dims, correction=0, epsilon=epsilon):
+    def normal(dims, correction=0, epsilon=epsilon, x=constant):
         variance = x.var(dims, correction=correction, keepdim=True)
         return (x - x.mean(dims, keepdim=True)) / torch.sqrt(variance + epsilon)
 
-    right = torch.nn.functional.batch_norm(x, None, None, training=True, eps=epsilon)
-    everything = (0, 2, 3)
-    centred, std = x - x.mean(everything, keepdim=True), x.std(everything, correction=0, keepdim=True)
+    right = normal(over)
+    centred = constant - constant.mean(over, keepdim=True)
+    std = constant.std(over, correction=0, keepdim=True)
     mistakes = [(scaled(right, r),
-                 f"Step {step} used γ and β of step {r}: each step has its own, and steps beyond the last use the "
-                 "last.") for r in range(trained) if r != row]  # fmt: skip
+                 f"Use γ and β of step {row}: step {step} used γ and β of step {r}, but each has its own, and steps "
+                 "beyond the last use the last.") for r in range(trained) if r != row]  # fmt: skip
     mistakes += [
+        (right * b[row][:, None, None] + g[row][:, None, None],
+         "Multiply by γ and add β: the two are exchanged."),
         (right * g[row] + b[row],
-         "γ and β were broadcast along the width: give them the shape (channels, 1, 1), so that each channel has its "
-         "own."),
-        (scaled(normal((1, 2, 3))),
-         "This is layer normalisation: each example was normalised by itself, but the mean is over examples, height "
-         "and width."),
-        (scaled(normal((2, 3))),
-         "This is instance normalisation: the mean must be over the examples too."),
-        (scaled(normal((0,))),
-         "The mean was taken over the examples alone, for each pixel: height and width belong to it."),
-        (scaled(normal(everything, correction=1)),
-         "The variance was divided by n - 1: batch normalisation divides by n (correction=0)."),
+         "Give γ and β the shape (channels, 1, 1), so that each channel has its own: they were broadcast along the "
+         "width."),
+        *[(scaled(normal(dims)), message) for dims, message in KINDS.items() if dims != over],
+        (scaled(normal(over, correction=1)),
+         "Divide the variance by n (correction=0): it was divided by n - 1."),
         *[(scaled(normal((0, 1, 2, 3), correction)),
-           "Mean and variance were taken over all channels together: each channel has its own.")
+           "Normalise each channel by itself: mean and variance were taken over all channels together.")
           for correction in (0, 1)],
         (scaled(centred / (std + epsilon)),
-         "Epsilon was added to the root, but belongs under it: the root is of variance + eps."),
-        (scaled(normal(everything, epsilon=0)), "Epsilon is missing: the root is of variance + eps."),
-        (right, "γ and β were not used."),
-        (right * g[row][:, None, None], "β was not added."),
-        (scaled(centred), "The mean was subtracted, but the result was not divided by the standard deviation."),
-        (scaled(x), "Nothing was normalised: subtract the mean and divide by the standard deviation."),
+         "Put epsilon under the root, of variance + epsilon: it was added to the root."),
+        (scaled(normal(over, epsilon=0)), "Add epsilon under the root: epsilon is missing."),
+        (scaled(normal(over, epsilon=default)), "Use the argument epsilon: its default was used whatever was handed in."),
+        (right, "Multiply by γ and add β: γ and β were not used."),
+        (right * g[row][:, None, None], "Add β: β was not added."),
+        (scaled(centred), "Divide by the standard deviation: the mean was subtracted, but the result was not divided."),
+        (scaled(constant), "Subtract the mean and divide by the standard deviation: nothing was normalised."),
     ]  # fmt: skip
-    compare("The result of step_norm", seen, scaled(right), mistakes)
+    compare("The result of step_norm", seen, scaled(right), mistakes, tolerance=3e-4)
     weights = uniform(generator, *x.shape)
-    (back,) = vjp({"y": seen}, {"y": weights}, [gamma])
-    exact = torch.zeros_like(g)
-    exact[row] = (weights * right).sum(everything)
-    compare("The gradient for γ", back, exact, (
-        (torch.zeros_like(g),
-         "No gradient comes back to γ, so it would never be learned: leave out detach() and no_grad()."),
-    ))  # fmt: skip
+    back = vjp({"y": seen}, {"y": weights}, [gamma, beta, x])
+    twins = [t.detach().clone().requires_grad_() for t in (gamma, beta, x)]
+
+    def twin(moments):
+        z = moments(twins[2])
+        y = (twins[2] - z.mean(over, keepdim=True)) / torch.sqrt(z.var(over, correction=0, keepdim=True) + epsilon)
+        return twins[0][row][:, None, None] * y + twins[1][row][:, None, None]
+
+    exact = vjp({"y": twin(lambda z: z)}, {"y": weights}, twins)
+    no_moments = vjp({"y": twin(torch.Tensor.detach)}, {"y": weights}, twins)
+    for name, one, true, cut in zip(("γ", "β", "x"), back, exact, no_moments):
+        mistakes = [(torch.zeros_like(true),
+                     f"Leave out detach() and no_grad(): no gradient comes back to {name}, so nothing would be learned "
+                     "through it.")]  # fmt: skip
+        if name == "x":
+            mistakes += [(cut, "Leave mean and variance in the graph: the statistics were detached, but they depend on x.")]
+        compare(f"The gradient for {name}", one, true, mistakes, tolerance=1e-3)
+
+
+KINDS = {
+    (0, 2, 3): "Take mean and variance over examples, height and width: this is batch normalisation.",
+    (1, 2, 3):
+    "Take the mean over examples, height and width: this is layer normalisation, each example was normalised by itself.",
+    (2, 3): "Take the mean over the examples too: this is instance normalisation.",
+    (0,): "Take the mean over height and width too: it was taken over the examples alone, for each pixel.",
+}  # fmt: skip
+LAYER = {(0, 2, 3): "Normalise each example by itself, over channels, height and width: this is batch normalisation."}
+
+
+@check
+def step_layer_norm(function) -> None:
+    """Exercise 08, bonus: step_layer_norm(x, gamma, beta, step), the same for each example by itself."""
+    generator = fresh()
+    for step in (1, 4):
+        try:
+            _judge_norm(function, generator, step, over=(1, 2, 3))
+        except CheckFailed as failure:
+            if str(failure) == KINDS[0, 2, 3]:
+                raise CheckFailed(LAYER[0, 2, 3]) from None
+            raise

@@ -7,11 +7,13 @@ import math
 import numbers
 import signal
 import sys
+import textwrap
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +22,15 @@ from . import progress
 # CPU time for each call of a student's function; wall time may be six times as long, as the machine may be busy.
 SECONDS = 10
 TOLERANCE = 1e-4  # relative to the largest value expected
+WIDTH = 88  # characters in a line of a message: cells of notebooks do not wrap it
 
 
 class CheckFailed(AssertionError):
-    """A check that was not passed. The message is one sentence for the student; notebooks show it alone."""
+    """A check that was not passed. The message is one sentence for the student, the remedy first; notebooks show it
+    alone."""
 
     def _render_traceback_(self):  # IPython asks for this instead of printing the stack
-        return [f"CheckFailed: {self}"]
+        return textwrap.wrap(f"CheckFailed: {self}", WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def check(judge: Callable) -> Callable:
@@ -52,8 +56,8 @@ def fresh() -> torch.Generator:
 
 
 def uniform(generator: torch.Generator, *shape: int, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """A float64 tensor of uniform random values."""
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    """A tensor of uniform random values, of the default dtype: what a student creates meanwhile has it too."""
+    return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def integer(generator: torch.Generator, low: int, high: int) -> int:
@@ -75,25 +79,61 @@ def call(function: Callable, *arguments, **named):
         raise CheckFailed(f"Expected a function, got {function!r} of type {type(function).__name__}.")
     try:
         with torch.enable_grad():
-            return _in_time(function, *arguments, **named)
+            result = _in_time(function, *arguments, **named)
     except _OutOfTime as late:
         raise CheckFailed(
-            f"{name} did not answer in time, so it was stopped: is there a loop that never ends?{late}"
+            f"Is there a loop that never ends? {name} did not answer in time, so it was stopped.{late}"
         ) from None
     except NotImplementedError:
-        raise CheckFailed(f"{name} is still empty: replace its `raise NotImplementedError()` first.") from None
+        raise CheckFailed(not_answered(name)) from None
     except KeyboardInterrupt:
         raise
     except CheckFailed:
         raise
     except BaseException as error:  # SystemExit too
-        if isinstance(error, RuntimeError) and "in-place" in str(error):
-            raise CheckFailed(
-                f"You updated the parameters in place{_where(error)}, and autograd refuses: the initialisation is "
-                "needed again, so build new tensors instead."
-            ) from None
         said = " ".join(str(error).split())[:300].rstrip(".") or "no message"
+        for known, remedy in RAISED.items():
+            if known in said:
+                raise CheckFailed(f"{remedy} ({type(error).__name__}{_where(error)}.)") from None
         raise CheckFailed(f"{name} raised {type(error).__name__}{_where(error)}: {said}.") from None
+    if result is None and _is_empty(function):
+        raise CheckFailed(not_answered(name))
+    return result
+
+
+def not_answered(name: str) -> str:
+    """What is said of an answer that is still as it was handed out."""
+    return f"{name} is not answered yet: write your answer in the place of `...  # YOUR CODE HERE`."
+
+
+def _is_empty(function) -> bool:
+    """Whether there is nothing in the function but its docstring."""
+    code = getattr(function, "__code__", None)
+    return code is not None and not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount
+
+
+IN_PLACE = "Build new tensors instead of updating the parameters in place: the initialisation is needed again."
+TUPLE = (
+    "Take the gradient out of the tuple: torch.autograd.grad returns one gradient for each tensor, also where there is "
+    "only one, so write `(g,) = torch.autograd.grad(...)`, or `[0]` behind it."
+)
+ONCE = "Go through it once, with a loop: it may be a generator, which has neither a length nor indices."
+RAISED = {  # part of Python's or PyTorch's message: what to do
+    "in-place operation": IN_PLACE,
+    "can't multiply sequence by non-int": TUPLE,
+    "'Tensor' and 'tuple'": TUPLE,
+    "'tuple' and 'Tensor'": TUPLE,
+    "'float' and 'tuple'": TUPLE,
+    "object of type 'generator' has no len": ONCE,
+    "'generator' object is not subscriptable": ONCE,
+    "not have been used in the graph":
+    "Compute the loss from the very tensors that its gradient is asked for: here it does not depend on one of them.",
+    "does not require grad":
+    "Leave the loss connected to tensors that require gradients: here it has no graph, because of detach(), .data, "
+    ".item(), no_grad(), or a missing requires_grad_().",
+    "backward through the graph a second time":
+    "Ask for all gradients of a loss at once, or keep its graph with retain_graph=True: it is freed by the first call.",
+}  # fmt: skip
 
 
 def _where(error: BaseException) -> str:
@@ -201,9 +241,9 @@ def compare(what: str, seen, expected, mistakes=(), tolerance: float = TOLERANCE
 def _pairs(seen, expected, what: str = "The result") -> list[tuple[Tensor, Tensor]]:
     """Seen and expected side by side, as tensors of the same shape."""
     if seen is None:
-        raise CheckFailed(f"{what} is None: is there a `return` missing?")
+        raise CheckFailed(f"Is there a `return` missing? {what} is None.")
     if isinstance(expected, dict):
-        if not isinstance(seen, dict):
+        if not isinstance(seen, Mapping):
             raise CheckFailed(f"{what}: expected a dictionary of tensors by name, got {type(seen).__name__}.")
         if seen.keys() != expected.keys():
             raise CheckFailed(f"{what}: expected the names {sorted(expected)}, got {sorted(map(str, seen))}.")
@@ -212,15 +252,32 @@ def _pairs(seen, expected, what: str = "The result") -> list[tuple[Tensor, Tenso
 
 
 def _pair(seen, expected, what):
-    if isinstance(seen, numbers.Number):
-        seen = torch.tensor(float(seen), dtype=torch.float64)
-    if not isinstance(seen, Tensor):
-        kind = "a number" if isinstance(expected, numbers.Number) else "a tensor"
+    kind = "a number" if isinstance(expected, numbers.Number) else "a tensor"
+    expected = torch.as_tensor(expected).detach().double()
+    if isinstance(seen, tuple) and len(seen) == 1 and isinstance(seen[0], Tensor) and seen[0].shape == expected.shape:
+        raise CheckFailed(f"{what}: take it out of the tuple, with [0]; torch.autograd.grad returns a tuple.")
+    tensor = as_tensor(seen)
+    if tensor is None:
         raise CheckFailed(f"{what}: expected {kind}, got {type(seen).__name__}.")
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    if seen.shape != expected.shape:
-        raise CheckFailed(f"{what}: expected shape {tuple(expected.shape)}, got {tuple(seen.shape)}.")
-    return seen.detach().double(), expected.detach()
+    if tensor.shape != expected.shape and not (expected.ndim == 0 and tensor.numel() == 1):
+        raise CheckFailed(f"{what}: expected shape {tuple(expected.shape)}, got {tuple(tensor.shape)}.")
+    return tensor.detach().double().reshape(expected.shape), expected
+
+
+def as_tensor(value) -> Tensor | None:
+    """A tensor of a number, an array, or a list of these, of whatever type; None if it is nothing of that kind."""
+    if isinstance(value, Tensor):
+        return value
+    if value is None or isinstance(value, (str, bytes, Mapping)):
+        return None
+    try:
+        if isinstance(value, (list, tuple)) and any(isinstance(element, Tensor) for element in value):
+            return torch.stack([torch.as_tensor(element) for element in value])
+        if isinstance(value, (list, tuple)) and any(isinstance(element, str) for element in value):
+            return None
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _distance(seen: Tensor, expected: Tensor) -> float:
@@ -244,13 +301,22 @@ def _show(value: Tensor) -> str:
 
 
 def same_parts(what: str, result, names: tuple[str, ...]) -> tuple:
-    """The result as a tuple of as many parts as there are names."""
+    """The result as a tuple of as many parts as there are names; lists, arrays and the like will do."""
     if result is None:
-        raise CheckFailed(f"{what} returned None: is there a `return` missing?")
-    if not isinstance(result, (tuple, list)) or len(result) != len(names):
-        got = f"{type(result).__name__}" + (f" of {len(result)}" if isinstance(result, (tuple, list)) else "")
+        raise CheckFailed(f"Is there a `return` missing? {what} returned None.")
+    alone = isinstance(result, (str, Mapping)) or not isinstance(result, Iterable)
+    parts = () if alone or getattr(result, "ndim", 1) == 0 else tuple(result)
+    if len(parts) != len(names):
+        got = f"{type(result).__name__}" + (f" of {len(parts)}" if isinstance(result, (tuple, list)) else "")
         raise CheckFailed(f"{what}: expected ({', '.join(names)}), got {got}.")
-    return tuple(result)
+    return parts
+
+
+def unchanged(**inputs) -> None:
+    """Raise `CheckFailed` unless each input, given as (what it is now, what it was), is as before."""
+    for name, (now, before) in inputs.items():
+        if now != before:
+            raise CheckFailed(f"Work with a copy: your function has changed the caller's `{name}`, who needs it again.")
 
 
 class Untouched:
@@ -258,23 +324,29 @@ class Untouched:
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors, self.before = tensors, {name: t.detach().clone() for name, t in tensors.items()}
-        self.objects = {name: id(t) for name, t in tensors.items()}
+        self.objects = {name: (id(t), t.requires_grad) for name, t in tensors.items()}
 
     def check(self) -> None:
         for name, value in self.before.items():
-            if name not in self.tensors or not torch.equal(self.tensors[name].detach(), value):
+            tensor = self.tensors.get(name)
+            if tensor is None or not torch.equal(tensor.detach(), value):
                 raise CheckFailed(
-                    f"You updated the parameters in place: {name!r} of the input has changed, but the "
-                    "initialisation is needed again for every task, so build new tensors instead."
+                    f"Build new tensors instead of changing them in place: {name!r} of the input has changed, but the "
+                    "caller needs it again, the initialisation for every task."
                 )
-            tensor = self.tensors[name]
             if tensor.is_leaf and tensor.grad is not None:
                 raise CheckFailed(
-                    f"A call of backward() has left its gradient in .grad of {name!r}, where the next one would be "
-                    "added to it: take gradients with torch.autograd.grad, which leaves the input as it is."
+                    "Take gradients with torch.autograd.grad, which leaves the input as it is: a call of backward() "
+                    f"has left its gradient in .grad of {name!r}, where the next one would be added to it."
                 )
-            if id(tensor) != self.objects[name]:
+            before, needed = self.objects[name]
+            if id(tensor) != before:
                 raise CheckFailed(
-                    f"You put a new tensor into the input dictionary under {name!r}: the caller's parameters must "
-                    "stay as they are, so build a new dictionary."
+                    f"Build a new dictionary: you put a new tensor into the input dictionary under {name!r}, but the "
+                    "caller's parameters must stay as they are."
+                )
+            if tensor.requires_grad != needed:
+                raise CheckFailed(
+                    f"Track a copy, {name}.detach().clone().requires_grad_(): your function has switched requires_grad "
+                    f"of the caller's {name!r}, which must not be changed."
                 )
