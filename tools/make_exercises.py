@@ -22,7 +22,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-CONFIG = '''"""nbgrader's settings for this course folder; run its commands here."""
+STUB = "...  # YOUR CODE HERE"  # and no exception: the check says that there is no answer yet
+CONFIG = f'''"""nbgrader's settings for this course folder; run its commands here."""
 
 import os
 import sys
@@ -35,6 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "mamlcourse"
 c.ExecutePreprocessor.timeout = 120  # seconds for a cell; one that never ends is interrupted then
+c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
 '''
 
 
@@ -60,10 +62,11 @@ def exercise(notebook, name: str):
     from nbgrader.preprocessors import CheckCellMetadata, ClearHiddenTests, ClearSolutions, LockCells
 
     notebook, resources = with_expected_figures(notebook), {}
-    for step in (
-        CheckCellMetadata, ClearSolutions, LockCells, ClearOutputPreprocessor, ClearHiddenTests, CheckCellMetadata
-    ):  # fmt: skip
-        notebook, resources = step(enabled=True).preprocess(notebook, resources)
+    clear = ClearSolutions(enabled=True, code_stub={"python": STUB})
+    steps = (CheckCellMetadata, clear, LockCells, ClearOutputPreprocessor, ClearHiddenTests, CheckCellMetadata)
+    for step in steps:
+        step = step if step is clear else step(enabled=True)
+        notebook, resources = step.preprocess(notebook, resources)
     link = f"## Solution\n\nWhen you are done, or stuck for good: [a solution](../solutions/{name}.ipynb)."
     notebook.cells.append(nbformat.v4.new_markdown_cell(link, id=f"{notebook.cells[0].id[:-2]}link"))
     return notebook

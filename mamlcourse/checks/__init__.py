@@ -13,11 +13,12 @@ from .ex05 import builds_a_graph, first_order, left_out
 from .ex06 import costs, paired_interval, tasks_needed, verdict
 from .ex07 import loss_weights, multi_step_loss, query_passes
 from .ex08 import learned_rates, step_layer_norm, step_norm
-from .ex09 import evidence, problem
+from .ex09 import choose, evidence, problem
 from .judge import CheckFailed
 
 __all__ = [
-    "CheckFailed", "builds_a_graph", "by_autograd", "by_hand", "costs", "episode", "every_task_counts", "evidence",
-    "first_order", "inner_loop", "inner_step", "learned_rates", "loss_weights", "multi_step_loss", "outer_loop",
-    "paired_interval", "problem", "split", "step_norm", "verdict",
+    "CheckFailed", "builds_a_graph", "by_autograd", "by_hand", "choose", "costs", "episode", "every_task_counts",
+    "evidence", "first_order", "head_alone", "inner_loop", "inner_step", "learned_rates", "left_out",
+    "loss_weights", "many_by_hand", "multi_step_loss", "outer_loop", "paired_interval", "problem", "query_passes",
+    "reptile_step", "rotated", "split", "step_layer_norm", "step_norm", "tasks_needed", "verdict",
 ]  # fmt: skip

@@ -31,7 +31,9 @@ def split(split_classes) -> None:
 def _judge_split(alphabets, tests, result):
     train, test = (
         _class_indices(name, classes, len(alphabets))
-        for name, classes in zip(("train", "test"), same_parts("split_classes", result, ("train classes", "test classes")))
+        for name, classes in zip(
+            ("train", "test"), same_parts("split_classes", result, ("train classes", "test classes"))
+        )
     )
     train, test = set(train), set(test)
     in_tests = {c for c, alphabet in enumerate(alphabets) if alphabet in tests}
@@ -160,11 +162,15 @@ def _shapes(result, ways, shots, queries):
         raise CheckFailed("Divide by 255, so that ink is 1: the images are still bytes, but networks take float32.")
     wanted = {"support": ways * shots, "query": ways * queries}
     if shots != queries and [len(parts["support_x"]), len(parts["query_x"])] == [ways * queries, ways * shots]:
-        raise CheckFailed("Give `shots` examples of each class to the support set: support and query sets are exchanged.")
+        raise CheckFailed(
+            "Give `shots` examples of each class to the support set: support and query sets are exchanged."
+        )
     for kind, count in wanted.items():
         x, y = parts[f"{kind}_x"], parts[f"{kind}_y"]
         if x.shape == (count, 6, 5):
-            raise CheckFailed(f"Add the channel to {kind}_x, which lacks it: expected shape {(count, 1, 6, 5)}, got {tuple(x.shape)}.")
+            raise CheckFailed(
+                f"Add the channel to {kind}_x, which lacks it: expected shape {(count, 1, 6, 5)}, got {tuple(x.shape)}."
+            )
         for name, part, shape in ((f"{kind}_x", x, (count, 1, 6, 5)), (f"{kind}_y", y, (count,))):
             if tuple(part.shape) != shape:
                 raise CheckFailed(

@@ -174,7 +174,9 @@ def verdict(function) -> None:
     if len(set(said)) == 1:
         raise CheckFailed(f"verdict says {above!r} whatever the numbers are.")
     if (above, below) == ("worse", "better"):
-        raise CheckFailed("Turn it round: better and worse are exchanged, and a positive difference says that the first is more accurate.")
+        raise CheckFailed(
+            "Turn it round: better and worse are exchanged, and a positive difference says that the first is more accurate."
+        )
     if (slightly_above, slightly_below) == ("better", "worse") and call(function, half / 3, half) == "undecided":
         raise CheckFailed("Compare with `half_width` as it is: it is already half the width, so do not halve it again.")
     if (slightly_above, slightly_below) == ("better", "worse"):
@@ -183,7 +185,9 @@ def verdict(function) -> None:
             "its sign."
         )
     if slightly_above == "better" or slightly_below == "better":
-        raise CheckFailed('Say "undecided" of a difference smaller than the half width, whose interval holds zero: it was called "better".')
+        raise CheckFailed(
+            'Say "undecided" of a difference smaller than the half width, whose interval holds zero: it was called "better".'
+        )
     if below == "undecided":
         raise CheckFailed(
             'Look below zero too: a clearly negative difference was called "undecided", but it is "worse".'

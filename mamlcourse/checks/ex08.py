@@ -179,7 +179,9 @@ def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 
                      f"Leave out detach() and no_grad(): no gradient comes back to {name}, so nothing would be learned "
                      "through it.")]  # fmt: skip
         if name == "x":
-            mistakes += [(cut, "Leave mean and variance in the graph: the statistics were detached, but they depend on x.")]
+            mistakes += [
+                (cut, "Leave mean and variance in the graph: the statistics were detached, but they depend on x.")
+            ]
         compare(f"The gradient for {name}", one, true, mistakes, tolerance=1e-3)
 
 

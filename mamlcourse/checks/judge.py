@@ -94,7 +94,7 @@ def call(function: Callable, *arguments, **named):
         said = " ".join(str(error).split())[:300].rstrip(".") or "no message"
         for known, remedy in RAISED.items():
             if known in said:
-                raise CheckFailed(f"{remedy} ({type(error).__name__}{_where(error)}.)") from None
+                raise CheckFailed(f"{remedy} It failed{_where(error)} ({type(error).__name__}).") from None
         raise CheckFailed(f"{name} raised {type(error).__name__}{_where(error)}: {said}.") from None
     if result is None and _is_empty(function):
         raise CheckFailed(not_answered(name))

@@ -17,27 +17,34 @@ UNDER_TEST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # set by pytest, also fo
 
 
 class Exercise(NamedTuple):
-    """One exercise: its file's name, its title, how hard and how long it is, and the checks it asks for."""
+    """One exercise: its file's name, its title, how hard it is, how central (1 to 5) and how long without its bonus, the
+    checks it asks for, and the check of the bonus, for which there are no points."""
 
     name: str
     title: str
     difficulty: str
+    importance: int
     minutes: int
     checks: tuple[str, ...]
+    bonus: str
 
 
 EXERCISES = (
-    Exercise("01_sample_an_episode", "Sample an episode", "easy", 25, ("split", "episode")),
-    Exercise("02_quadratic_meta_gradient", "The meta-gradient of a quadratic", "easy to medium", 25,
-             ("by_hand", "by_autograd")),
-    Exercise("03_inner_loop", "The inner loop", "medium", 25, ("inner_step", "inner_loop")),
-    Exercise("04_outer_loop", "The outer loop", "medium", 35, ("outer_loop", "every_task_counts")),
-    Exercise("05_first_order", "First order in one line", "medium", 25, ("first_order", "builds_a_graph")),
-    Exercise("06_fair_comparison", "A fair comparison", "medium", 35, ("paired_interval", "costs", "verdict")),
-    Exercise("07_multi_step_loss", "The multi-step loss", "medium", 30, ("loss_weights", "multi_step_loss")),
-    Exercise("08_learned_rates", "Learned learning rates, and per-step batch norm", "hard", 40,
-             ("learned_rates", "step_norm")),
-    Exercise("09_capstone", "Capstone: a problem of your own", "hard, and open", 40, ("problem", "evidence")),
+    Exercise("01_sample_an_episode", "Sample an episode", "easy", 4, 25, ("split", "episode"), "rotated"),
+    Exercise("02_quadratic_meta_gradient", "The meta-gradient of a quadratic", "easy to medium", 4, 25,
+             ("by_hand", "by_autograd"), "many_by_hand"),
+    Exercise("03_inner_loop", "The inner loop", "medium", 5, 25, ("inner_step", "inner_loop"), "head_alone"),
+    Exercise("04_outer_loop", "The outer loop", "medium", 5, 35, ("outer_loop", "every_task_counts"), "reptile_step"),
+    Exercise("05_first_order", "First order in one line", "medium", 4, 25, ("first_order", "builds_a_graph"),
+             "left_out"),
+    Exercise("06_fair_comparison", "A fair comparison", "medium", 5, 35, ("paired_interval", "costs", "verdict"),
+             "tasks_needed"),
+    Exercise("07_multi_step_loss", "The multi-step loss", "medium", 2, 30, ("loss_weights", "multi_step_loss"),
+             "query_passes"),
+    Exercise("08_learned_rates", "Learned learning rates, and per-step batch norm", "hard", 3, 40,
+             ("learned_rates", "step_norm"), "step_layer_norm"),
+    Exercise("09_capstone", "Capstone: a problem of your own", "hard, and open", 4, 120, ("problem", "evidence"),
+             "choose"),
 )  # fmt: skip
 
 
@@ -87,11 +94,13 @@ def record(check: str) -> str:
     """Note that a check was passed, and say how far the student is."""
     path = location()
     passed = {} if path is None else _noted(path, check)
-    exercise = next(exercise for exercise in EXERCISES if check in exercise.checks)
+    exercise = next(exercise for exercise in EXERCISES if check in (*exercise.checks, exercise.bonus))
     number, parts = exercise.name[:2], sum(part in passed for part in exercise.checks)
     done = f"exercise {number} is done" if parts == len(exercise.checks) else (
         f"{parts} of {len(exercise.checks)} parts of exercise {number}"
     )  # fmt: skip
+    if check == exercise.bonus:
+        done = f"bonus of exercise {number}"
     # Without a file nothing is known of the other exercises.
     return "" if path is None else f"{done}, {finished(passed)} of {len(EXERCISES)} in all"
 
@@ -104,12 +113,13 @@ def finished(passed: dict[str, str]) -> int:
 def rows() -> list[list[str]]:
     """The progress as rows of text, the heading first."""
     passed = load()
-    lines = [["exercise", "difficulty", "minutes", "parts done", "last"]]
+    lines = [["exercise", "difficulty", "importance", "minutes", "parts done", "last"]]
     for exercise in EXERCISES:
         when = sorted(passed[check][:10] for check in exercise.checks if check in passed)
-        parts = f"{len(when)} of {len(exercise.checks)}"
+        parts = f"{len(when)} of {len(exercise.checks)}" + " and the bonus" * (exercise.bonus in passed)
         title = f"{exercise.name[:2]} {exercise.title}"
-        lines.append([title, exercise.difficulty, str(exercise.minutes), parts, when[-1] if when else ""])
+        importance = f"{exercise.importance} of 5"
+        lines.append([title, exercise.difficulty, importance, str(exercise.minutes), parts, when[-1] if when else ""])
     return lines
 
 

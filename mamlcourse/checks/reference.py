@@ -66,7 +66,9 @@ class Coupled:
     def _watched(self, flat: Tensor) -> Tensor:
         # While a graph of the gradient is built, autograd records during the backward pass, which a hook sees. In
         # torch.func it always records; there the graph is one of the tensor below the transform.
-        below = torch._C._functorch.get_unwrapped(flat) if torch._C._functorch.is_functorch_wrapped_tensor(flat) else None
+        below = (
+            torch._C._functorch.get_unwrapped(flat) if torch._C._functorch.is_functorch_wrapped_tensor(flat) else None
+        )
         if below is not None:
             self.graph = self.graph or below.requires_grad
         elif flat.requires_grad:
