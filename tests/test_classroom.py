@@ -110,7 +110,7 @@ def test_released_notebooks_hold_no_solution_and_no_hidden_test(course):
     folder, _, _ = course
     for name in NAMES:
         released = (folder / "release" / name / f"{name}.ipynb").read_text(encoding="utf-8")
-        assert "NotImplementedError" in released
+        assert "YOUR CODE HERE" in released and "NotImplementedError" not in released
         assert "SOLUTION" not in released and "HIDDEN" not in released and "../solutions" not in released
         hidden = re.findall(r"### BEGIN HIDDEN TESTS\\n\",\n +\"(.+?)\\n\"",
                             (ROOT / "solutions" / f"{name}.ipynb").read_text(encoding="utf-8"))  # fmt: skip

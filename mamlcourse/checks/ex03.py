@@ -6,7 +6,7 @@ import torch
 
 from ..models import MLP
 from .judge import CheckFailed, Untouched, agree, call, check, compare, fresh, integer, uniform
-from .reference import lost_graph, sgd_step, vjp
+from .reference import ONE_BY_ONE, lost_graph, one_by_one, sgd_step, vjp
 
 USE_PREDICT = "in predict(parameters, x)"
 NAMES = ("features.0.weight", "features.0.bias", "features.2.weight", "features.2.bias", "head.weight", "head.bias")
@@ -57,12 +57,18 @@ def _network(generator, hidden=7):
     return {name: uniform(generator, *shape) for name, shape in zip(NAMES, shapes)}
 
 
-def _grads(parameters, x, y):
-    """The gradient of the mean squared error, by the chain rule layer by layer."""
+def _layers(parameters, x):
     W1, b1, W2, b2, W3, b3 = (parameters[name] for name in NAMES)
     one = torch.relu(x @ W1.T + b1)
     two = torch.relu(one @ W2.T + b2)
-    error = 2 * (two @ W3.T + b3 - y) / len(x)
+    return one, two, two @ W3.T + b3
+
+
+def _grads(parameters, x, y):
+    """The gradient of the mean squared error, by the chain rule layer by layer."""
+    W2, W3 = parameters["features.2.weight"], parameters["head.weight"]
+    one, two, outputs = _layers(parameters, x)
+    error = 2 * (outputs - y) / len(x)
     back_two = error @ W3 * (two > 0)
     back_one = back_two @ W2 * (one > 0)
     values = (back_one.T @ x, back_one.sum(0), back_two.T @ one, back_two.sum(0), error.T @ two, error.sum(0))
@@ -93,25 +99,26 @@ def _judge_values(seen, theta, x, y, steps, alpha):
              f"Use the mean squared error, not the sum: the steps are {len(x)} times too long for {len(x)} points."),
             (sgd_step(theta, grads, 1.0),
              "Multiply the gradient by alpha: the inner learning rate was not used."),
-            (_one_by_one(theta, x, y, steps, alpha),
-             "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the "
-             "next was taken."),
+            *[(_one_by_one(theta, x, y, steps, alpha, graph), ONE_BY_ONE) for graph in (steps == 1, False)],
         ]  # fmt: skip
     compare("The adapted parameters", seen, _adapted(theta, x, y, steps, alpha), mistakes)
 
 
-def _one_by_one(parameters, x, y, steps, alpha):
-    for _ in range(steps):
-        for name in NAMES:
-            parameters = parameters | {name: parameters[name] - alpha * _grads(parameters, x, y)[name]}
-    return parameters
+def _one_by_one(parameters, x, y, steps, alpha, create_graph):
+    def loss(parameters):
+        return ((_layers(parameters, x)[2] - y) ** 2).mean()
+
+    return one_by_one(loss, parameters, lambda name, step: alpha, create_graph, steps)
 
 
 def _judge_graph(seen, theta, x, y, steps, alpha, generator, built):
     """The adapted parameters must still depend on the initialisation, to second order."""
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     nothing = {name: torch.zeros_like(p) for name, p in weights.items()}
-    cut_off = "Leave out detach(), .data and no_grad(): the values are right, but the result is cut off from the initialisation"
+    cut_off = (
+        "Leave out detach(), .data and no_grad(): the values are right, but the result is cut off from the "
+        "initialisation"
+    )
     if not all(p.requires_grad for p in seen.values()):
         raise CheckFailed(f"{cut_off}, and no gradient can flow back to the parameters.")
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))

@@ -6,7 +6,7 @@ import torch
 
 from .detector import judge_detector
 from .judge import CheckFailed, Untouched, call, check, compare, fresh, uniform
-from .reference import Coupled, sgd_step, vjp
+from .reference import ONE_BY_ONE, Coupled, one_by_one, sgd_step, vjp
 
 SHAPES = {"weight": (3, 2), "scale": (2,), "bias": (2,)}
 
@@ -20,6 +20,7 @@ def first_order(step) -> None:
     given = dict(theta)
     untouched = Untouched(given)
     seen = call(step, loss, given, alpha)
+    built = loss.graph
     untouched.check()
     constant = {name: p.detach() for name, p in theta.items()}
     grads = loss.grads(constant)
@@ -28,9 +29,7 @@ def first_order(step) -> None:
         (sgd_step(constant, grads, 1.0), "Multiply the gradient by alpha: the inner learning rate was not used."),
         (grads, "Return the parameters after the step: these are the gradients."),
         (constant, "Return the new parameters: they came back as they were."),
-        (_one_by_one(loss, constant, alpha),
-         "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next "
-         "was taken."),
+        *[(one_by_one(loss, constant, lambda name, step: alpha, graph), ONE_BY_ONE) for graph in (True, False)],
     ))  # fmt: skip
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
@@ -44,18 +43,12 @@ def first_order(step) -> None:
         ({name: -bent[name] for name in weights},
          "Detach the gradient and leave the parameters connected: the wrong half was detached."),
     ))  # fmt: skip
-    if loss.graph:
+    if built:
         raise CheckFailed(
             "Leave out what asks for a graph (with create_graph=True, or torch.func.grad of tensors that require "
             "gradients): the values are right, but a graph of the gradient was built and thrown away, so the time and "
             "memory that FOMAML should save are spent."
         )
-
-
-def _one_by_one(loss, parameters, alpha):
-    for name in parameters:
-        parameters = parameters | {name: parameters[name] - alpha * loss.grads(parameters)[name]}
-    return parameters
 
 
 def _grads(loss, parameters, create_graph=False):

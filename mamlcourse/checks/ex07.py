@@ -41,7 +41,8 @@ def _judge_weights(case, seen):
         raise CheckFailed(f"{what}: expected a list of {steps} numbers, got {type(seen).__name__}.") from None
     if len(weights) == steps + 1 and abs(weights[0]) < 1e-9:
         raise CheckFailed(
-            f"Give the weights of the losses after a step alone: {what} has {steps + 1} for {steps} steps, and the first "
+            f"Give the weights of the losses after a step alone: {what} has {steps + 1} for {steps} steps, and "
+            "the first "
             "would count the query loss before any step."
         )
     if len(weights) != steps:
@@ -53,15 +54,17 @@ def _judge_weights(case, seen):
     expected = _annealed(*case)
     last_alone, uniformly = [0] * (steps - 1) + [1], [Fraction(1, steps)] * steps
     mistakes = [
-        (expected[::-1], f"Turn the list round: {what} is the wrong way round, as the last step gains weight, not the first."),
+        (expected[::-1], f"Turn the list round: {what} is the wrong way round, the last step gains weight."),
         (uniformly, f"Move weight to the last step over {epochs} epochs: {what} is still uniform."),
-        (last_alone, f"Count the early steps too until epoch {epochs}: {what} counts the last step alone, which is plain MAML."),
+        (last_alone,
+         f"Count the early steps too until epoch {epochs}: {what} counts the last step alone, which is plain MAML."),
         (_annealed(steps, epochs - 1, epochs),
          f"Count the last step alone from epoch {epochs} on: {what} still counts the early steps."),
         (_annealed(steps, epoch + 1, epochs), f"Count epochs from 0: {what} is one epoch ahead."),
         (_annealed(*case, floor=Fraction(0)),
          f"Keep an early weight at 0.03 / steps or more while annealing: {what} lacks the floor."),
-        (_annealed(*case, floor=Fraction(3, 100)), f"Divide the floor by the steps: that of {what}: expected 0.03 / steps, got 0.03."),
+        (_annealed(*case, floor=Fraction(3, 100)),
+         f"Divide the floor by the steps: that of {what} is 0.03, but expected is 0.03 / steps."),
     ]  # fmt: skip
     for wrong, message in mistakes:
         wrong = fractions(wrong)
@@ -163,7 +166,7 @@ def query_passes(function) -> None:
                 min(annealed, epochs) * steps + max(epochs - annealed, 0), (
             (epochs * steps, "Count one pass from the end of the annealing on: all epochs have a pass for every step."),
             (annealed * steps, "Count the epochs after the annealing too: each has one pass."),
-            (annealed * steps + epochs - annealed, "Stop where training stops, which may be before the annealing ends."),
+            (annealed * steps + epochs - annealed, "Stop where training stops, perhaps before the annealing ends."),
             (min(annealed, epochs) * steps + epochs,
              "Count each epoch once: the annealed ones have a pass for every step, and only the others have one."),
         ), tolerance=1e-6)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .judge import CheckFailed, Untouched, call, check, compare, fresh, integer, uniform
-from .reference import Coupled, lost_graph, vjp
+from .reference import ONE_BY_ONE, Coupled, lost_graph, one_by_one, vjp
 
 SHAPES = {"weight": (3, 2), "scale": (2,), "bias": (3,)}
 
@@ -37,12 +37,6 @@ def _judge_learning_rates(adapt, generator, trained, steps):
         for step in range(steps):
             grads = loss.grads(grad_at(parameters))
             parameters = {n: p - lr_at(n, step) * grads[n] for n, p in parameters.items()}
-        return parameters
-
-    def one_by_one(parameters):
-        for step in range(steps):
-            for n in SHAPES:
-                parameters = parameters | {n: parameters[n] - fixed[n][at(step)] * loss.grads(parameters)[n]}
         return parameters
 
     def at(step):
@@ -80,9 +74,9 @@ def _judge_learning_rates(adapt, generator, trained, steps):
         (adapted(constant, lambda n, s: -fixed[n][at(s)]),
          "Subtract learning rate times gradient: the steps are gradient ascent."),
         (frozen, "Compute the gradient anew in each step: every step used the gradient at the initialisation."),
-        (one_by_one(constant),
-         "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next "
-         "was taken."),
+        # With a graph each update is one more order of derivatives, whose cost grows without measure.
+        *[(one_by_one(loss, constant, lambda n, s: fixed[n][at(s)], graph, steps), ONE_BY_ONE)
+          for graph in (True, False) if steps <= 3 or not graph],
     ]  # fmt: skip
     compare("The adapted parameters", seen, adapted(constant, lambda n, s: fixed[n][at(s)]), mistakes)
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
@@ -98,7 +92,8 @@ def _judge_learning_rates(adapt, generator, trained, steps):
         part = name if "learning" in name else f"initialisation of {name!r}"
         compare(f"The gradient for the {part}", one, right, (
             (torch.zeros_like(right),
-             "Use the tensors of the learning rates themselves, without .item(), float() or detach(): no gradient comes "
+             "Use the tensors of the learning rates themselves, without .item(), float() or detach(): no "
+             "gradient comes "
              "back to them, so they would never be learned." if "learning" in name else
              "Leave the parameters connected, without detach(): no gradient comes back to the initialisation."),
             (first, f"{lost_graph(built)}, so the parameters are right, but their gradient is first order."),
@@ -156,7 +151,8 @@ def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 
         (scaled(centred / (std + epsilon)),
          "Put epsilon under the root, of variance + epsilon: it was added to the root."),
         (scaled(normal(over, epsilon=0)), "Add epsilon under the root: epsilon is missing."),
-        (scaled(normal(over, epsilon=default)), "Use the argument epsilon: its default was used whatever was handed in."),
+        (scaled(normal(over, epsilon=default)),
+         "Use the argument epsilon: its default was used whatever was handed in."),
         (right, "Multiply by γ and add β: γ and β were not used."),
         (right * g[row][:, None, None], "Add β: β was not added."),
         (scaled(centred), "Divide by the standard deviation: the mean was subtracted, but the result was not divided."),
@@ -188,7 +184,8 @@ def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 
 KINDS = {
     (0, 2, 3): "Take mean and variance over examples, height and width: this is batch normalisation.",
     (1, 2, 3):
-    "Take the mean over examples, height and width: this is layer normalisation, each example was normalised by itself.",
+    "Take the mean over examples, height and width: this is layer normalisation, each example was normalised by "
+    "itself.",
     (2, 3): "Take the mean over the examples too: this is instance normalisation.",
     (0,): "Take the mean over height and width too: it was taken over the examples alone, for each pixel.",
 }  # fmt: skip

@@ -42,8 +42,8 @@ def problem(build_model, build_tasks) -> None:
     if all(torch.equal(a, b) for batch in train for a, b in zip(train[0], batch)):
         raise CheckFailed("Sample new tasks for each meta-batch: every meta-batch of build_tasks is the same.")
     _judge_leakage(train, test)
-    _judge_variety(train)
     stream = _first_batches(build_tasks, "train", seed, MANY)
+    judge_variety(stream)
     _judge_overlap(stream, test, "the same seed")
     for other in (seed - 1, seed + 1):  # of several seeds one's test tasks are another's training tasks
         if other >= 0:
@@ -89,7 +89,8 @@ def _first_batches(build_tasks, part, seed, count=BATCHES, between=lambda: None)
     batches, ended = answer
     if ended:
         raise CheckFailed(
-            f"Go on without end, with `while True`: build_tasks gave {len(batches)} meta-batches for {part!r} and ended."
+            f"Go on without end, with `while True`: build_tasks gave {len(batches)} meta-batches for {part!r} and "
+            "ended."
         )
     try:
         return [check_batch(batch) for batch in batches]
@@ -150,7 +151,7 @@ def _judge_overlap(train, test, whose):
     ]
     if tasks[0] & tasks[1]:
         raise CheckFailed(
-            f'Sample unseen tasks apart, as with the seed 2 * seed + (part == "test"): a task of "train" is also one of '
+            'Sample unseen tasks apart, as with the seed 2 * seed + (part == "test"): a task of "train" is also one of '
             f'"test", for {whose}.'
         )
     if test[0].support_x[0, 0].numel() >= PICTURE and test[0].support_y.dtype == torch.int64:
@@ -160,25 +161,30 @@ def _judge_overlap(train, test, whose):
             raise CheckFailed('Keep the classes apart: an input of "train" is also in a task of "test".')
 
 
-def _judge_variety(train):
+def judge_variety(train):
     """Whether tasks differ: if one function answers all of them, there is nothing to adapt to.
 
     Where two tasks have been asked (nearly) the same, their answers must differ, more than the answers of one function.
     """
-    x, y = (torch.cat([part[:, :20].double() for part in parts])[:60] for parts in (
-        [batch.support_x.flatten(2) for batch in train], [batch.support_y for batch in train]))  # fmt: skip
-    if not len(x) > 1:
-        return
+    x, y = (
+        torch.cat([torch.cat(pair, 1).double()[:, -10:] for pair in pairs])[:200]
+        for pairs in (
+            [(b.support_x.flatten(2), b.query_x.flatten(2)) for b in train[:200]],
+            [(b.support_y.flatten(2) if b.support_y.ndim > 2 else b.support_y[..., None],
+              b.query_y.flatten(2) if b.query_y.ndim > 2 else b.query_y[..., None]) for b in train[:200]],
+        )
+    )  # fmt: skip
     task = torch.arange(len(x)).repeat_interleave(x.shape[1])
-    inputs, answers = x.flatten(0, 1), y.reshape(len(task), -1)
+    inputs, answers = x.flatten(0, 1), y.flatten(0, 1)
     apart = torch.cdist(inputs, inputs) / (inputs.std() + 1e-12)
     apart[task[:, None] <= task[None]] = math.inf  # each pair of tasks once, and no task with itself
     nearest = apart.flatten().argsort()[:30]
     first, second = nearest // len(task), nearest % len(task)
     differ = (answers[first] - answers[second]).abs().amax(1) / (answers.std() + 1e-12)
-    if apart.flatten()[nearest].max() < 0.05 and differ.median() < 0.005:
+    if apart.flatten()[nearest].max() < 0.05 and differ.quantile(0.9) < 0.005:
         raise CheckFailed(
-            "Vary the tasks: all of them give the same answer to the same input, so one function fits them all and there "
+            "Vary the tasks: all of them give the same answer to the same input, so one function fits them all "
+            "and there "
             "is nothing to adapt to."
         )
 
@@ -257,7 +263,8 @@ def _scores(name, found):
         raise CheckFailed(f"Train with smaller steps, or scale inputs and targets: a score of {name!r} is not finite.")
     if not any(scores):
         raise CheckFailed(
-            f"Hand in the loss, as in MAML(model, name, loss=mse_loss), which is the cross-entropy otherwise: all scores "
+            "Hand in the loss, as in MAML(model, name, loss=mse_loss), which is the cross-entropy otherwise: all "
+            "scores "
             f"of {name!r} are zero."
         )
     if len(set(scores)) == 1:
@@ -285,7 +292,8 @@ def _judge_claim(scores, seconds, choice, claim):
     right = {"held": "better", "did not hold": "worse"}.get(verdict(difference, half_width), "undecided")
     if claim != right:
         raise CheckFailed(
-            f"Claim {right!r}, or look again how the interval was computed: {choice} minus {rival} is {difference:+.4f} ± "
+            f"Claim {right!r}, or look again how the interval was computed: {choice} minus {rival} is "
+            f"{difference:+.4f} ± "
             f"{half_width:.4f} (paired 95% confidence interval), with which the claim {claim!r} does not agree."
         )
     if right == "worse" and seconds[choice] > NOT_WORTH_NAMING * seconds[rival]:

@@ -93,7 +93,7 @@ def call(function: Callable, *arguments, **named):
     except BaseException as error:  # SystemExit too
         said = " ".join(str(error).split())[:300].rstrip(".") or "no message"
         for known, remedy in RAISED.items():
-            if known in said:
+            if known in said and (known != TIMES_TUPLE or ".grad(" in _line(error)[1]):
                 raise CheckFailed(f"{remedy} It failed{_where(error)} ({type(error).__name__}).") from None
         raise CheckFailed(f"{name} raised {type(error).__name__}{_where(error)}: {said}.") from None
     if result is None and _is_empty(function):
@@ -118,12 +118,14 @@ TUPLE = (
     "only one, so write `(g,) = torch.autograd.grad(...)`, or `[0]` behind it."
 )
 ONCE = "Go through it once, with a loop: it may be a generator, which has neither a length nor indices."
+TIMES_TUPLE = "only integer tensors of a single element"  # a tensor without dimensions times a tuple, among others
 RAISED = {  # part of Python's or PyTorch's message: what to do
     "in-place operation": IN_PLACE,
     "can't multiply sequence by non-int": TUPLE,
     "'Tensor' and 'tuple'": TUPLE,
     "'tuple' and 'Tensor'": TUPLE,
     "'float' and 'tuple'": TUPLE,
+    TIMES_TUPLE: TUPLE,
     "object of type 'generator' has no len": ONCE,
     "'generator' object is not subscriptable": ONCE,
     "not have been used in the graph":
@@ -137,12 +139,18 @@ RAISED = {  # part of Python's or PyTorch's message: what to do
 
 
 def _where(error: BaseException) -> str:
+    """Where in the student's own code it failed, in words."""
+    number, line = _line(error)
+    return f" in line {number}, `{line[:80]}`" if line else ""
+
+
+def _line(error: BaseException) -> tuple[int, str]:
     """The line of the student's own code at which it failed: the innermost frame of no library."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         library = any(part in frame.filename for part in ("site-packages", "mamlcourse", "lib/python", "<frozen"))
         if not library and frame.line:
-            return f" in line {frame.lineno}, `{frame.line.strip()[:80]}`"
-    return ""
+            return frame.lineno, frame.line.strip()
+    return 0, ""
 
 
 def _in_time(function, *arguments, **named):
@@ -328,7 +336,12 @@ class Untouched:
 
     def check(self) -> None:
         for name, value in self.before.items():
-            tensor = self.tensors.get(name)
+            tensor, (before, needed) = self.tensors.get(name), self.objects[name]
+            if tensor is not None and id(tensor) != before:
+                raise CheckFailed(
+                    f"Build a new dictionary: you put a new tensor into the input dictionary under {name!r}, but the "
+                    "caller's parameters must stay as they are."
+                )
             if tensor is None or not torch.equal(tensor.detach(), value):
                 raise CheckFailed(
                     f"Build new tensors instead of changing them in place: {name!r} of the input has changed, but the "
@@ -338,12 +351,6 @@ class Untouched:
                 raise CheckFailed(
                     "Take gradients with torch.autograd.grad, which leaves the input as it is: a call of backward() "
                     f"has left its gradient in .grad of {name!r}, where the next one would be added to it."
-                )
-            before, needed = self.objects[name]
-            if id(tensor) != before:
-                raise CheckFailed(
-                    f"Build a new dictionary: you put a new tensor into the input dictionary under {name!r}, but the "
-                    "caller's parameters must stay as they are."
                 )
             if tensor.requires_grad != needed:
                 raise CheckFailed(

@@ -17,7 +17,7 @@ UNDER_TEST = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")  # set by pytest, also fo
 
 
 class Exercise(NamedTuple):
-    """One exercise: its file's name, its title, how hard it is, how central (1 to 5) and how long without its bonus, the
+    """One exercise: its file's name, its title, how hard it is, how central (1 to 5), how long without its bonus, the
     checks it asks for, and the check of the bonus, for which there are no points."""
 
     name: str

@@ -10,6 +10,10 @@ from torch import Tensor
 from .judge import uniform
 
 Tensors = dict[str, Tensor]
+ONE_BY_ONE = (
+    "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next was "
+    "taken."
+)
 
 
 def sgd_step(parameters: Tensors, grads: Tensors, lr: float) -> Tensors:
@@ -77,6 +81,21 @@ class Coupled:
 
     def _notice(self, grad: Tensor) -> None:
         self.graph = self.graph or torch.is_grad_enabled()
+
+
+def one_by_one(loss, parameters: Tensors, lr_at, create_graph: bool, steps: int = 1) -> Tensors:
+    """Each tensor moves before the gradient of the next one is taken: a known mistake.
+
+    Args:
+        lr_at: (name, number of the step) -> learning rate.
+        create_graph: with a graph the tensors that have moved depend on the others, and the gradient sees that.
+    """
+    moved = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    for step in range(steps):
+        for name in parameters:
+            (grad,) = torch.autograd.grad(loss(moved), moved[name], create_graph=create_graph)
+            moved[name] = moved[name] - lr_at(name, step) * grad
+    return {name: p.detach() for name, p in moved.items()}
 
 
 def spd(generator: torch.Generator, size: int) -> Tensor:
