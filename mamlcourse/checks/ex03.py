@@ -46,7 +46,8 @@ def _judge_inner(adapt, all_steps):
 
 def _judge_network(seen, theta):
     """A network of another width was handed in: whoever uses the notebook's own parameters gives that away."""
-    own = {name: p.shape for name, p in MLP().named_parameters()}
+    with torch.random.fork_rng(devices=[]):
+        own = {name: p.shape for name, p in MLP().named_parameters()}
     if isinstance(seen, dict) and any(getattr(p, "shape", None) == own.get(n) != theta[n].shape for n, p in seen.items()
                                       if n in theta):  # fmt: skip
         raise CheckFailed(f"Use the parameters that you are given, {USE_PREDICT}: these are those of `network` itself.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import numbers
 import signal
@@ -109,7 +110,10 @@ def not_answered(name: str) -> str:
 def _is_empty(function) -> bool:
     """Whether there is nothing in the function but its docstring."""
     code = getattr(function, "__code__", None)
-    return code is not None and not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount
+    if code is None:
+        return False
+    stars = sum(bool(code.co_flags & flag) for flag in (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS))
+    return not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount + stars
 
 
 IN_PLACE = "Build new tensors instead of updating the parameters in place: the initialisation is needed again."
