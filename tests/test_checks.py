@@ -360,7 +360,7 @@ def reversing(exact):
 EVERY_TASK_COUNTS = {
     "True of every version": lambda *a: True,
     "False of every version": lambda *a: False,
-    "only the first task counts: replacing|leaves out the last one|Replace every single task": replacing(lambda tasks: [0]),
+    "Replace every single task in turn": replacing(lambda tasks: [0]),
     "leaves out the first one|only the last": replacing(lambda tasks: [tasks - 1]),
     "leaves out the task in the middle": reversing(False),
     "exactly|False of every version": reversing(True),

@@ -167,18 +167,18 @@ def judge_variety(train):
     Where two tasks have been asked (nearly) the same, their answers must differ, more than the answers of one function.
     """
     x, y = (
-        torch.cat([torch.cat(pair, 1).double()[:, -10:] for pair in pairs])[:200]
+        torch.cat([torch.cat(pair, 1).double()[:, -10:] for pair in pairs])[:100]
         for pairs in (
-            [(b.support_x.flatten(2), b.query_x.flatten(2)) for b in train[:200]],
+            [(b.support_x.flatten(2), b.query_x.flatten(2)) for b in train[:100]],
             [(b.support_y.flatten(2) if b.support_y.ndim > 2 else b.support_y[..., None],
-              b.query_y.flatten(2) if b.query_y.ndim > 2 else b.query_y[..., None]) for b in train[:200]],
+              b.query_y.flatten(2) if b.query_y.ndim > 2 else b.query_y[..., None]) for b in train[:100]],
         )
     )  # fmt: skip
     task = torch.arange(len(x)).repeat_interleave(x.shape[1])
     inputs, answers = x.flatten(0, 1), y.flatten(0, 1)
     apart = torch.cdist(inputs, inputs) / (inputs.std() + 1e-12)
     apart[task[:, None] <= task[None]] = math.inf  # each pair of tasks once, and no task with itself
-    nearest = apart.flatten().argsort()[:30]
+    nearest = apart.flatten().topk(30, largest=False).indices
     first, second = nearest // len(task), nearest % len(task)
     differ = (answers[first] - answers[second]).abs().amax(1) / (answers.std() + 1e-12)
     if apart.flatten()[nearest].max() < 0.05 and differ.quantile(0.9) < 0.005:
