@@ -79,7 +79,7 @@ def course(tmp_path_factory):
     config.ExecutePreprocessor.timeout = 120
     config.ClearSolutions.code_stub = {
         "python": make["STUB"]
-    }  # as nbgrader_config.py says, which the API does not read
+    }  # the API does not read nbgrader_config.py
     assert make["STUB"] in (folder / "nbgrader_config.py").read_text(encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
