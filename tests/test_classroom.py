@@ -77,9 +77,7 @@ def course(tmp_path_factory):
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "mamlcourse"
     config.ExecutePreprocessor.timeout = 120
-    config.ClearSolutions.code_stub = {
-        "python": make["STUB"]
-    }  # the API does not read nbgrader_config.py
+    config.ClearSolutions.code_stub = {"python": make["STUB"]}  # the API does not read nbgrader_config.py
     assert make["STUB"] in (folder / "nbgrader_config.py").read_text(encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
