@@ -42,8 +42,8 @@ const Playground = (() => {
     return text.replace("-", "−");
   }
   function plain(value, digits) {
-    const before = Math.max(Math.floor(Math.log10(Math.abs(value) || 1)) + 1, 0);
-    return String(Number(value.toFixed(clip(digits - before + (before ? 0 : 1), 0, 8))));
+    const rounded = Number(value.toPrecision(digits));
+    return String(Math.abs(rounded) >= 10 ** digits ? Math.round(value) : rounded);
   }
 
   // Round numbers from min to max, about `count` of them.
@@ -408,6 +408,14 @@ const Playground = (() => {
       element("thead", {}, line(columns, "th")), element("tbody", {}, ...rows.map((row) => line(row, "td"))));
   }
 
+  // The row of links at the top of every playground: <nav class="top">. A new playground is a line more in PAGES.
+  const PAGES = { "draw.html": "Draw your own", "bowl.html": "Quadratic bowl", "sinusoid.html": "Sinusoid", "trajectories.html": "Trajectories" };
+  function fillNavigation() {
+    const links = Object.entries(PAGES).map(([page, title]) =>
+      element("a", { href: page, "aria-current": location.pathname.endsWith(`/${page}`) ? "page" : null }, title));
+    document.querySelector("nav.top")?.append(...links);
+  }
+
   // The theme that the reader chose in the book, which lies on the same host.
   function followTheBook() {
     try {
@@ -418,7 +426,10 @@ const Playground = (() => {
     }
   }
 
-  if (typeof document !== "undefined") followTheBook();
+  if (typeof document !== "undefined") {
+    followTheBook();
+    addEventListener("DOMContentLoaded", fillNavigation);
+  }
   return {
     ALGORITHMS, element, svg, clip, words, ticks, logTicks, fromHash, toHash, state, numberField, chooser, checkbox, button,
     algorithmBoxes, swatch, shareButton, chart, table, newId,

@@ -1,0 +1,270 @@
+"""The playgrounds of the book: their numbers against PyTorch, their pages in headless Chromium, their scripts in Node.
+
+Skipped where there is no Node, no Playwright or no Chromium; MAMLCOURSE_CHROMIUM names another browser than the usual
+ones. Screenshots are left in runs/browser.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+PLAYGROUNDS = ROOT / "book" / "playgrounds"
+SHOTS = ROOT / "runs" / "browser"
+NODE = shutil.which("node")
+CHROMIUM = next(
+    (
+        path
+        for path in (os.environ.get("MAMLCOURSE_CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser")))
+        if path
+    ),
+    None,
+)
+needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node")
+MINE = ("bowl",)
+
+
+def in_node(program: str, given):
+    """What a Node program prints as JSON; it finds `given` in the variable of that name."""
+    script = f"const given = JSON.parse(require('fs').readFileSync(0)); {program}"
+    done = subprocess.run(
+        [NODE, "-e", script], input=json.dumps(given), capture_output=True, text=True, cwd=PLAYGROUNDS, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_node
+def test_the_scripts_pass_their_own_tests():
+    tests = sorted(map(str, (ROOT / "tests" / "javascript").glob("*.test.js")))
+    done = subprocess.run([NODE, "--test", *tests], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+@needs_node
+@pytest.mark.parametrize("script", sorted(path.name for path in PLAYGROUNDS.glob("*.js")))
+def test_node_can_read_the_script(script):
+    done = subprocess.run([NODE, "--check", str(PLAYGROUNDS / script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_playgrounds_are_small_and_ask_no_other_host():
+    files = [path for path in PLAYGROUNDS.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4e6
+    for path in files:
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text and "https://" not in text and "fetch(" not in text, path.name
+        assert 'type="module"' not in text, path.name
+
+
+# The quadratic bowl.
+
+
+def random_bowls(number=30):
+    generator = torch.Generator().manual_seed(0)
+    between = lambda low, high: low + (high - low) * torch.rand((), generator=generator).item()  # noqa: E731
+    task = lambda: {  # noqa: E731
+        "centre": [between(-4, 4), between(-4, 4)], "steep": between(0.3, 4), "flat": between(0.1, 0.3),
+        "degrees": between(-90, 90),
+    }  # fmt: skip
+    return [
+        {"tasks": [task(), task()], "theta": [between(-4, 4), between(-4, 4)], "lr": between(0, 0.6), "steps": k % 6}
+        for k in range(number)
+    ]
+
+
+def autograd_of(bowl):
+    """The bowl's meta-gradients by PyTorch: {maml, fomaml}, each of the mean of both tasks' losses after the steps."""
+
+    def loss(task, theta):
+        turn = math.radians(task["degrees"])
+        c, s = math.cos(turn), math.sin(turn)
+        axes = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+        away = axes.T @ (theta - torch.tensor(task["centre"], dtype=torch.float64))
+        return 0.5 * (task["steep"] * away[0] ** 2 + task["flat"] * away[1] ** 2)
+
+    found = {}
+    for name in ("maml", "fomaml"):
+        theta = torch.tensor(bowl["theta"], dtype=torch.float64, requires_grad=True)
+        total = 0.0
+        for task in bowl["tasks"]:
+            adapted = theta
+            for _ in range(bowl["steps"]):
+                (slope,) = torch.autograd.grad(loss(task, adapted), adapted, create_graph=name == "maml")
+                adapted = adapted - bowl["lr"] * slope
+            total = total + loss(task, adapted) / 2
+        found[name] = torch.autograd.grad(total, theta)[0].tolist()
+    return found
+
+
+@needs_node
+def test_the_bowl_has_the_meta_gradients_of_autograd():
+    bowls = random_bowls()
+    program = """
+        const Bowl = require("./bowl.js");
+        const all = given.map(({ tasks, theta, lr, steps }) => Bowl.meta(tasks, theta, lr, steps));
+        console.log(JSON.stringify(all));
+    """
+    differ = 0
+    for bowl, page in zip(bowls, in_node(program, bowls)):
+        wanted = autograd_of(bowl)
+        for name in ("maml", "fomaml"):
+            assert page[name] == pytest.approx(wanted[name], rel=1e-9, abs=1e-9)
+        share = [a - b for a, b in zip(wanted["maml"], wanted["fomaml"])]
+        assert page["share"] == pytest.approx(share, rel=1e-9, abs=1e-9)
+        differ += max(map(abs, share)) > 0.1
+    assert differ > 10  # or the two would not be told apart
+
+
+# In the browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; MAMLCOURSE_CHROMIUM can name one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """`visit(name, hash, **how)` opens a playground from its file; at the end of the test neither the console nor the
+    network must have had anything to say."""
+    pages = []
+
+    def visit(name, hash="", width=1366, height=900, **how):
+        page = browser.new_page(viewport={"width": width, "height": height}, **how)
+        page.set_default_timeout(20_000)
+        page.complaints, page.elsewhere = [], []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on(
+            "console", lambda message: message.type in ("error", "warning") and page.complaints.append(message.text)
+        )
+        page.on(
+            "request", lambda request: request.url.startswith(("file:", "data:")) or page.elsewhere.append(request.url)
+        )
+        page.goto(f"{(PLAYGROUNDS / name).as_uri()}.html{hash and '#' + hash}")
+        pages.append(page)
+        return page
+
+    yield visit
+    for page in pages:
+        assert not page.complaints and not page.elsewhere
+        page.close()
+
+
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SHOTS / f"{name}.png"), full_page=True)
+
+
+def drag(page, handle, dx, dy):
+    box = handle.locator(".touch").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx / 2, y + dy / 2, steps=3)
+    page.mouse.move(x + dx, y + dy, steps=3)
+    page.mouse.up()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1366, 390])
+@pytest.mark.parametrize("name", MINE)
+def test_a_page_fits_its_screen(visit, name, width, scheme):
+    page = visit(name, width=width, color_scheme=scheme, reduced_motion="reduce")
+    page.locator("svg .frame").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    shot(page, f"playground-{name}-{width}-{scheme}")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", MINE)
+def test_the_tab_key_reaches_every_control(visit, name):
+    page = visit(name)
+    page.locator("svg .frame").first.wait_for()
+    reachable = "a[href], button:not(:disabled), input:not(:disabled), select, summary, [tabindex='0']"
+    wanted = page.evaluate(
+        f"[...document.querySelectorAll({json.dumps(reachable)})].filter(e => e.checkVisibility()).length"
+    )
+    focused = "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
+    body = page.evaluate(focused)  # nothing has the focus yet
+    seen = set()
+    for _ in range(wanted + 5):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate(focused))
+    assert len(seen - {body}) == wanted
+    unnamed = """[...document.querySelectorAll('input, select, button, svg[role], g[role]')]
+        .filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim())).length"""
+    assert page.evaluate(unnamed) == 0
+
+
+@pytest.mark.browser
+def test_the_bowl_by_mouse(visit):
+    page = visit("bowl")
+    numbers = page.locator("#gradients")
+    first = numbers.inner_text()
+    theta = page.get_by_role("slider", name="θ, where adaptation starts")
+    drag(page, theta, 80, 60)
+    assert numbers.inner_text() != first
+    page.wait_for_function("location.hash.includes('theta=')")
+    moved, address = numbers.inner_text(), page.url
+    page.reload()
+    assert page.url == address and numbers.inner_text() == moved  # the address brings the situation back
+    page.get_by_role("button", name="Back to the start").click()
+    assert numbers.inner_text() == first
+    drag(page, page.get_by_role("slider", name="Bottom of task A"), 40, 0)
+    assert numbers.inner_text() != first
+    page.get_by_role("link", name="The inner rate is 0").click()
+    page.wait_for_function("document.querySelector('#status').textContent.includes('0 degrees apart')")
+    page.get_by_role("button", name="Copy the link").click()
+    page.wait_for_function("document.querySelector('#status').textContent.includes('link')")
+
+
+@pytest.mark.browser
+def test_the_bowl_by_keyboard(visit):
+    page = visit("bowl", "lr=0.3&steps=1")
+    theta = page.get_by_role("slider", name="θ, where adaptation starts")
+    theta.focus()
+    before = theta.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowUp")
+    after = theta.get_attribute("aria-valuetext")
+    assert (before, after) == ("−1.2, 2.4", "−1.1, 3.4")
+    rate = page.get_by_label("Inner learning rate α", exact=True)
+    rate.fill("9")
+    page.keyboard.press("Enter")
+    assert rate.input_value() == "2"  # the largest that is allowed
+    page.get_by_label("Inner learning rate α, slider").focus()
+    page.keyboard.press("Home")
+    assert rate.input_value() == "0"
+    assert (
+        "Without inner steps" in page.locator("#status").inner_text()
+        or "0 degrees apart" in page.locator("#status").inner_text()
+    )
+    page.get_by_label("Show where either outer loop goes").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("location.hash.includes('outer=1')")
+
+
+@pytest.mark.browser
+def test_the_page_computes_what_autograd_does(visit):
+    page = visit("bowl")
+    bowls = random_bowls(10)
+    found = page.evaluate("all => all.map(b => Bowl.meta(b.tasks, b.theta, b.lr, b.steps))", bowls)
+    for bowl, of_page in zip(bowls, found):
+        for name, wanted in autograd_of(bowl).items():
+            assert of_page[name] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
