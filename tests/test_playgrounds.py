@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mamlcourse import MAML, MLP, SinusoidTasks, evaluate
+
 ROOT = Path(__file__).parent.parent
 PLAYGROUNDS = ROOT / "book" / "playgrounds"
 SHOTS = ROOT / "runs" / "browser"
@@ -27,7 +29,7 @@ CHROMIUM = next(
     None,
 )
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node")
-MINE = ("bowl",)
+MINE = ("bowl", "sinusoid")
 
 
 def in_node(program: str, given):
@@ -120,6 +122,66 @@ def test_the_bowl_has_the_meta_gradients_of_autograd():
         assert page["share"] == pytest.approx(share, rel=1e-9, abs=1e-9)
         differ += max(map(abs, share)) > 0.1
     assert differ > 10  # or the two would not be told apart
+
+
+# The sinusoid: the page's learners in PyTorch.
+
+
+def sinusoid_data():
+    text = (PLAYGROUNDS / "sinusoid-data.js").read_text()
+    return json.loads(text.split("const SINUSOID_DATA = ", 1)[1].split(";\n", 1)[0])
+
+
+def wave_learner(name):
+    """The learner of that name, with the page's weights and learning rates."""
+    data = sinusoid_data()
+    entry = data["learners"][name]
+    recipe = name if name in ("maml", "fomaml", "maml++") else "maml"
+    more = {"per_step_norm": False} if name == "maml++" else {}
+    settings = dict(inner_lr=data["inner_lr"], inner_steps=data["inner_steps"]) | more
+    maml = MAML(MLP(), recipe, loss=torch.nn.functional.mse_loss, backend="loop", **settings)
+    with torch.no_grad():
+        for kept, parameters in (
+            (entry["weights"], dict(maml.model.named_parameters())),
+            (entry["learning_rates"], maml.meta_params().learning_rates),
+        ):
+            assert set(kept) == set(parameters)
+            for parameter, values in kept.items():
+                parameters[parameter].copy_(torch.tensor(values))
+    return maml
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["maml", "fomaml", "maml++", "joint", "untrained"])
+def test_the_page_adapts_as_pytorch_does(visit, name):
+    """On 50 waves, after every step, and beyond the steps that were trained."""
+    steps, maml = 7, wave_learner(name)
+    batch = SinusoidTasks(shots=5, queries=40, tasks_per_batch=50, seed=3).batch(0)
+    wanted = maml.trajectory(batch, steps).query_outputs[..., 0]  # (tasks, steps + 1, queries)
+    page = visit("sinusoid")
+    found = page.evaluate(
+        """([name, steps, tasks]) => tasks.map(([xs, ys, queries]) =>
+            Sinusoid.adapt(SINUSOID_DATA.learners[name], xs, ys, steps, SINUSOID_DATA.inner_lr)
+                .map(weights => Sinusoid.predict(weights, queries)))""",
+        [name, steps, [[part[..., 0].tolist() for part in task] for task in zip(*batch[:3])]],
+    )
+    apart = (torch.tensor(found) - wanted).abs()
+    assert apart.shape == (50, steps + 1, 40)
+    assert apart.max() < 1e-4
+    adapted = maml.adapt(batch.support_x[0], batch.support_y[0])
+    with torch.no_grad():
+        of_adapt = adapted(batch.query_x[0])[:, 0]
+    assert (torch.tensor(found[0][maml.settings.inner_steps]) - of_adapt).abs().max() < 1e-4
+    moved = (wanted[:, -1] - wanted[:, 0]).abs().mean()
+    assert moved > 0.1  # there was something to compute
+
+
+def test_the_waves_record_is_of_the_weights_beside_it():
+    data = sinusoid_data()["learners"]
+    unseen = SinusoidTasks(queries=50, tasks_per_batch=100, seed=10**6 + 1)
+    for name in ("maml", "maml++"):
+        loss = evaluate(wave_learner(name), unseen, 500, only_last=True).loss
+        assert loss == pytest.approx(data[name]["mse_by_step"][-1], rel=1e-3)
 
 
 # In the browser.
@@ -268,3 +330,52 @@ def test_the_page_computes_what_autograd_does(visit):
     for bowl, of_page in zip(bowls, found):
         for name, wanted in autograd_of(bowl).items():
             assert of_page[name] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.browser
+def test_the_sinusoid_by_mouse(visit):
+    page = visit("sinusoid")
+    numbers, status = page.locator("#numbers"), page.locator("#status")
+    assert status.inner_text().startswith("After 5 steps")
+    first = numbers.inner_text()
+    drag(page, page.get_by_role("slider", name="Support point 3"), 20, -60)
+    assert numbers.inner_text() != first
+    page.wait_for_function("location.hash.includes('points=')")
+    moved = numbers.inner_text()
+    page.reload()
+    assert numbers.inner_text() == moved
+    page.get_by_role("button", name="Points back on the wave").click()
+    page.get_by_role("button", name="One step").click()
+    assert status.inner_text().startswith("After 6 steps")
+    page.get_by_label("Untrained network").check()
+    assert "Untrained network" in numbers.inner_text()
+    page.get_by_role("button", name="Back to the start").click()
+    assert numbers.inner_text() == first
+    page.get_by_role("button", name="Play the steps").click()
+    page.wait_for_function("document.querySelector('#status').textContent.startsWith('After 2 steps')")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("link", name="A single point").click()
+    page.wait_for_function("document.querySelectorAll('.handle').length === 1")
+    page.get_by_role("button", name="Another wave").click()
+    assert page.get_by_role("slider", name="Support point 1").count() == 1
+
+
+@pytest.mark.browser
+def test_the_sinusoid_by_keyboard(visit):
+    page = visit("sinusoid", "step=1&points=0,1")
+    point = page.get_by_role("slider", name="Support point 1")
+    point.focus()
+    for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    assert point.get_attribute("aria-valuetext") == "−0.1, 2.1"
+    page.get_by_label("Inner steps taken, slider").focus()
+    page.keyboard.press("Home")
+    assert page.locator("#status").inner_text().startswith("After 0 steps")
+    count = page.get_by_label("Support points", exact=True)
+    count.fill("7")
+    page.keyboard.press("Enter")
+    assert page.locator(".handle").count() == 7
+    for name in ("MAML", "FOMAML", "MAML++"):
+        page.get_by_label(name, exact=True).focus()
+        page.keyboard.press("Space")
+    assert page.locator("#status").inner_text() == "Choose at least one initialisation."

@@ -69,15 +69,17 @@ const Playground = (() => {
 
   // ---- State in the address -----------------------------------------------------------------------------------------
 
-  // spec: {name: {value, min, max}} for a number, or a list of numbers of that length; {value, allowed: [...]} for a
-  // word; {value: true} for yes or no. What an address says wrongly is ignored, what is out of range is clipped.
+  // spec: {name: {value, min, max}} for a number; {value: [...], min, max} for a list of numbers of that length, or with
+  // `most` of any length up to that; {value, allowed: [...]} for a word; {value: true} for yes or no. What an address says
+  // wrongly is ignored, what is out of range is clipped.
   function read(spec, text) {
     if (typeof spec.value === "boolean") return text === "1" ? true : text === "0" ? false : spec.value;
     const number = (part) => (part.trim() === "" || !Number.isFinite(Number(part)) ? NaN : clip(Number(part), spec.min ?? -Infinity, spec.max ?? Infinity));
     if (typeof spec.value === "number") return Number.isNaN(number(text)) ? spec.value : number(text);
     if (Array.isArray(spec.value)) {
       const found = text.split(",").map(number);
-      return found.length === spec.value.length && !found.some(Number.isNaN) ? found : spec.value;
+      const fits = spec.most ? found.length <= spec.most : found.length === spec.value.length;
+      return fits && !found.some(Number.isNaN) ? found : spec.value;
     }
     return !spec.allowed || spec.allowed.includes(text) ? text : spec.value;
   }
