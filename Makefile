@@ -30,9 +30,11 @@ COURSE ?= build/classroom
 assignment: .venv/classroom
 	$(BIN)/python tools/make_exercises.py --course "$(COURSE)"
 
-# The course as a web site, from the outputs that the notebooks hold: build/book/index.html.
-book: .venv/book
-	$(BIN)/sphinx-build -q -b html -c book . build/book
+# The course as a web site, from the outputs that the notebooks hold: build/book/index.html. With its address, as in
+# `make book REPOSITORY=https://github.com/someone/mamlcourse`, the pages lead to the repository, to Colab and to Binder.
+REPOSITORY ?=
+book: build/.venv/ready
+	MAMLCOURSE_REPOSITORY="$(REPOSITORY)" build/.venv/bin/python -m sphinx -q -b html -c book . build/book
 
 # Everything that only a CUDA GPU can measure, into results/. Needs no .venv, only a Python with the package's
 # dependencies; Omniglot's runs go on where they were when the command is given again.
@@ -58,8 +60,10 @@ glyphs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[classroom]"
 	touch $@
 
-.venv/book: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book]"
+# An environment of its own, since the book runs nothing and needs no PyTorch.
+build/.venv/ready: book/requirements.txt constraints.txt
+	$(PYTHON) -m venv build/.venv
+	build/.venv/bin/python -m pip install --quiet --constraint constraints.txt --requirement book/requirements.txt
 	touch $@
 
 clean:
