@@ -4,17 +4,23 @@ Skipped where there is no Node, no Playwright or no Chromium; MAMLCOURSE_CHROMIU
 ones. Screenshots are left in runs/browser.
 """
 
+import base64
+import io
 import json
 import math
 import os
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mamlcourse import MAML, MLP, SinusoidTasks, evaluate
+from mamlcourse.explorer import landscape
+from mamlcourse.pretrained import load_pretrained
 
 ROOT = Path(__file__).parent.parent
 PLAYGROUNDS = ROOT / "book" / "playgrounds"
@@ -29,7 +35,7 @@ CHROMIUM = next(
     None,
 )
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node")
-MINE = ("bowl", "sinusoid")
+NAMES = ("bowl", "sinusoid", "trajectories")
 
 
 def in_node(program: str, given):
@@ -127,14 +133,15 @@ def test_the_bowl_has_the_meta_gradients_of_autograd():
 # The sinusoid: the page's learners in PyTorch.
 
 
-def sinusoid_data():
-    text = (PLAYGROUNDS / "sinusoid-data.js").read_text()
-    return json.loads(text.split("const SINUSOID_DATA = ", 1)[1].split(";\n", 1)[0])
+def data_of(name):
+    """The constant that a playground's data script defines."""
+    text = (PLAYGROUNDS / f"{name}-data.js").read_text(encoding="utf-8")
+    return json.loads(text.split("_DATA = ", 1)[1].split(";\n", 1)[0])
 
 
 def wave_learner(name):
     """The learner of that name, with the page's weights and learning rates."""
-    data = sinusoid_data()
+    data = data_of("sinusoid")
     entry = data["learners"][name]
     recipe = name if name in ("maml", "fomaml", "maml++") else "maml"
     more = {"per_step_norm": False} if name == "maml++" else {}
@@ -177,11 +184,53 @@ def test_the_page_adapts_as_pytorch_does(visit, name):
 
 
 def test_the_waves_record_is_of_the_weights_beside_it():
-    data = sinusoid_data()["learners"]
+    data = data_of("sinusoid")["learners"]
     unseen = SinusoidTasks(queries=50, tasks_per_batch=100, seed=10**6 + 1)
     for name in ("maml", "maml++"):
         loss = evaluate(wave_learner(name), unseen, 500, only_last=True).loss
         assert loss == pytest.approx(data[name]["mse_by_step"][-1], rel=1e-3)
+
+
+# The trajectories: the records against the learners of the package.
+
+
+def test_the_trajectories_are_those_of_the_pretrained_learners():
+    tool = runpy.run_path(str(ROOT / "tools" / "make_playgrounds.py"))
+    data, tasks = data_of("trajectories"), tool["tasks_of_lesson_10"]()
+    number = data["failures"]["disputed"]
+    stored, batch = data["tasks"][str(number)], tasks.batch(number)
+    assert stored["query_labels"] == batch.query_y[0].tolist()
+    images = tool["sprite"](torch.cat([batch.support_x[0], batch.query_x[0]]))
+    assert pixels(images) == pixels(stored["images"])
+    for name, kept in stored["learners"].items():
+        found = tool["adaptation"](load_pretrained(name), batch, points=3)
+        assert kept["query_loss"] == pytest.approx(found["query_loss"], rel=2e-3)
+        assert kept["support_loss"] == pytest.approx(found["support_loss"], rel=1e-2, abs=1e-3)
+        assert kept["correct"] == found["correct"]
+        chances = torch.tensor(kept["chances"]) - torch.tensor(found["chances"])
+        assert chances.abs().max() <= 3  # thousandths
+        part, again = kept["slice"], found["slice"]
+        assert torch.tensor(part["path"]).sub(torch.tensor(again["path"])).abs().max() < 5e-3
+        corners = [[part["loss"][i][j] for j in (0, 4, 8)] for i in (0, 4, 8)]  # the places of a grid of 3 points
+        assert torch.tensor(corners).div(torch.tensor(again["loss"])).sub(1).abs().max() < 0.02
+
+
+def pixels(png):
+    return Image.open(io.BytesIO(base64.b64decode(png))).tobytes()
+
+
+def test_the_crowd_and_the_failures_are_those_of_lesson_10():
+    data = data_of("trajectories")
+    record = json.loads((ROOT / "results" / "pretrained-glyphs.json").read_text(encoding="utf-8"))
+    crowd = {name: e for name, e in landscape.read_crowd(record).items() if name in data["crowd"]}
+    assert data["failures"]["worst"] == landscape.worst_task(crowd)
+    assert data["failures"]["disputed"] == landscape.most_disputed_task(crowd)
+    for name, evaluation in crowd.items():
+        losses = torch.tensor(data["crowd"][name]["losses"])
+        assert losses.shape == (100, 6) and (losses - evaluation.losses).abs().max() < 0.06
+        for number, task in data["tasks"].items():  # a task alone is the task of the crowd
+            alone = torch.tensor(task["learners"][name]["query_loss"])
+            assert alone.tolist() == pytest.approx(evaluation.losses[int(number)].tolist(), rel=0.02, abs=2e-3)
 
 
 # In the browser.
@@ -243,7 +292,7 @@ def drag(page, handle, dx, dy):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1366, 390])
-@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_fits_its_screen(visit, name, width, scheme):
     page = visit(name, width=width, color_scheme=scheme, reduced_motion="reduce")
     page.locator("svg .frame").first.wait_for()
@@ -254,7 +303,7 @@ def test_a_page_fits_its_screen(visit, name, width, scheme):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_tab_key_reaches_every_control(visit, name):
     page = visit(name)
     page.locator("svg .frame").first.wait_for()
@@ -379,3 +428,46 @@ def test_the_sinusoid_by_keyboard(visit):
         page.get_by_label(name, exact=True).focus()
         page.keyboard.press("Space")
     assert page.locator("#status").inner_text() == "Choose at least one initialisation."
+
+
+@pytest.mark.browser
+def test_the_trajectories_by_mouse(visit):
+    page = visit("trajectories")
+    status, maps = page.locator("#status"), page.locator("#maps svg")
+    data = data_of("trajectories")
+    assert status.inner_text().startswith("Task 0, step 1 of 5. MAML ")
+    for button, failure in (("Worst task", "worst"), ("Most disputed task", "disputed")):
+        page.get_by_role("button", name=button).click()
+        number = str(data["failures"][failure])
+        assert status.inner_text().startswith(f"Task {number}, ") and "step 5 of 5" in status.inner_text()
+        correct = data["tasks"][number]["learners"]["fomaml"]["correct"][5]
+        assert f"FOMAML {correct} of 25 correct" in status.inner_text()
+        wrong = page.get_by_role("region", name="Predictions of FOMAML").locator(".wrong")
+        assert wrong.count() == 25 - correct
+    page.wait_for_function("location.hash.includes('step=5')")
+    page.reload()
+    assert status.inner_text().startswith(f"Task {number}, ")
+    assert maps.count() == 3
+    page.get_by_role("checkbox", name="FOMAML").uncheck()
+    assert maps.count() == 2 and "FOMAML" not in status.inner_text()
+    page.get_by_role("button", name="Back to the start").click()
+    page.get_by_role("button", name="Play the steps").click()
+    page.wait_for_function("document.querySelector('#status').textContent.includes('step 2 of 5')")
+    page.get_by_role("button", name="Stop").click()
+
+
+@pytest.mark.browser
+def test_the_trajectories_by_keyboard(visit):
+    page = visit("trajectories", "task=3&step=2&maml%2B%2B=0")
+    status = page.locator("#status")
+    assert status.inner_text().startswith("Task 3, step 2 of 5") and "MAML++" not in status.inner_text()
+    page.get_by_label("Inner steps taken, slider").focus()
+    page.keyboard.press("ArrowRight")
+    assert "step 3 of 5" in status.inner_text()
+    page.get_by_label("Task", exact=True).focus()
+    page.keyboard.press("ArrowDown")
+    assert status.inner_text().startswith("Task 4, ")
+    page.get_by_label("100 other tasks behind").focus()
+    lines = page.locator("#loss svg path").count()
+    page.keyboard.press("Space")
+    assert page.locator("#loss svg path").count() < lines - 100

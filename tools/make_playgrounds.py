@@ -1,20 +1,27 @@
-"""Compute what the book's playgrounds show: `python tools/make_playgrounds.py sinusoid` (or trajectories).
+"""Compute what the book's playgrounds show: `python tools/make_playgrounds.py sinusoid` (or trajectories, or pictures).
 
 A playground is a page that works from its file, so its numbers are a script, `book/playgrounds/NAME-data.js`, that
 defines one constant; what stands beside the numbers says how they came about.
 """
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import torch
 import typer
+from PIL import Image
 from torch.nn.functional import mse_loss
 
-from mamlcourse import MLP, SinusoidTasks, evaluate, learner, train
+from mamlcourse import MLP, SinusoidTasks, evaluate, learner, load_characters, train
+from mamlcourse.explorer import landscape
+from mamlcourse.pretrained import load_pretrained
+from mamlcourse.records import read_json
 from mamlcourse.stats import ci95
 
-FOLDER = Path(__file__).resolve().parent.parent / "book" / "playgrounds"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "book" / "playgrounds"
 app = typer.Typer(add_completion=False, help=__doc__)
 app.callback()(lambda: None)  # so that a single command, too, goes by its name
 
@@ -73,6 +80,74 @@ def sinusoid(
     ]
     content = {"inner_lr": WAVE_SETTINGS["inner_lr"], "inner_steps": WAVE_SETTINGS["inner_steps"], "learners": found}
     write_script(path, "SINUSOID_DATA", how, content)
+
+
+THREE = ("maml", "fomaml", "maml++")
+
+
+def tasks_of_lesson_10():
+    """The tasks of that lesson's explorer: letters of scripts that no learner has seen."""
+    return landscape.few_shot_tasks(load_characters("glyphs").split(validation=5).test)
+
+
+def sprite(images: torch.Tensor) -> str:
+    """Images (N, 1, height, width), 1 for ink, in one row, as a PNG in base64."""
+    row = (255 * torch.cat(list(images[:, 0]), dim=1)).byte().numpy()
+    content = io.BytesIO()
+    Image.fromarray(row).save(content, "PNG", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def adaptation(maml, batch, points: int) -> dict:
+    """What the trajectories playground shows of one learner on one task."""
+    found = maml.trajectory(batch, parameters=True)
+    part = landscape.loss_slice(maml, batch, found, points)
+    chances = (1000 * found.query_outputs[0].softmax(-1)).round().int()  # (K + 1, queries, ways), in thousandths
+    return {
+        "support_loss": short(found.support_loss[0], 4),
+        "query_loss": short(found.query_loss[0], 4),
+        "correct": (found.query_accuracy[0] * batch.query_y.shape[1]).round().int().tolist(),
+        "chances": chances.tolist(),
+        "slice": {"path": short(part.path, 4), "x": short(part.x, 4), "y": short(part.y, 4),
+                  "loss": short(part.loss, 3), "seen": round(part.seen, 3)},
+    }  # fmt: skip
+
+
+@app.command()
+def trajectories(path: Path = FOLDER / "trajectories-data.js", number: int = 10, points: int = 9) -> None:
+    """Let the learners that come with the package adapt to a few tasks of lesson 10, its failures among them."""
+    record = read_json(ROOT / "results" / "pretrained-glyphs.json")
+    crowd = {name: evaluation for name, evaluation in landscape.read_crowd(record).items() if name in THREE}
+    failures = {
+        "worst": landscape.worst_task(crowd),
+        "disputed": landscape.most_disputed_task(crowd),
+        "overshooting": landscape.most_overshooting_task(crowd),
+    }
+    learners = {name: load_pretrained(name) for name in THREE}
+    tasks = tasks_of_lesson_10()
+    shown = {}
+    for index in sorted({*range(number), *failures.values()}):
+        batch = tasks.batch(index)
+        classes = tasks.sample(index)[0][0].tolist()
+        shown[index] = {
+            "names": [tasks.characters.names[c].lower() for c in classes],
+            "scripts": [tasks.characters.alphabets[c] for c in classes],
+            "support_labels": batch.support_y[0].tolist(),
+            "query_labels": batch.query_y[0].tolist(),
+            "images": sprite(torch.cat([batch.support_x[0], batch.query_x[0]])),
+            "learners": {name: adaptation(maml, batch, points) for name, maml in learners.items()},
+        }
+        print(f"task {index}", flush=True)
+    how = [
+        "Adaptation by the pretrained learners (results/pretrained-glyphs.json) on tasks of letters not seen before,",
+        "by tools/make_playgrounds.py trajectories: 5 ways, 1 shot, 5 queries a class. The crowd: 100 such tasks.",
+    ]
+    queries = len(shown[0]["query_labels"])
+    many = {
+        name: {"losses": short(e.losses, 3), "correct": (e.accuracies * queries).round().int().tolist()}
+        for name, e in crowd.items()
+    }
+    write_script(path, "TRAJECTORIES_DATA", how, {"failures": failures, "crowd": many, "tasks": shown})
 
 
 if __name__ == "__main__":
