@@ -115,17 +115,26 @@ if (typeof document !== "undefined") {
       return { name, plane, x, y, path, rows: fine[place], shade: (value) => (value - low) / (high - low), levels: Array.from({ length: 11 }, (_, i) => low + ((i + 1) * (high - low)) / 12) };
     });
   }
-  function drawMap({ name, plane, x, y, path, rows, shade, levels }, now) {
+  // The shades and contours of a map, as one node that stays the same while its width does.
+  function ground(map, pen) {
+    const { x, y, rows, shade, levels } = map;
     const at = (axis, place) => axis[0] + ((axis.at(-1) - axis[0]) * place) / (FINE - 1);
-    plane.draw((pen) => {
-      rows.forEach((row, j) => row.forEach((value, i) => {
-        const edges = [pen.x(at(x, i - 0.5)), pen.y(at(y, j + 0.5)), pen.x(at(x, i + 0.5)), pen.y(at(y, j - 0.5))];
-        const [left, top, right, bottom] = edges.map(Math.round);
-        pen.inside.append(svg("rect", { x: left, y: top, width: right - left, height: bottom - top, fill: "var(--text)", opacity: (0.55 * shade(value)).toFixed(3) }));
-      }));
-      const lines = levels.flatMap((level) => Landscape.contour(rows, level));
-      const d = lines.map(([from, to]) => `M${pen.x(at(x, from[0])).toFixed(1)} ${pen.y(at(y, from[1])).toFixed(1)}L${pen.x(at(x, to[0])).toFixed(1)} ${pen.y(at(y, to[1])).toFixed(1)}`).join("");
-      pen.inside.append(svg("path", { d, fill: "none", stroke: "var(--quiet)", "stroke-width": 0.7 }));
+    const width = pen.x(x.at(-1));
+    if (map.ground?.width === width) return map.ground.node;
+    const shades = rows.flatMap((row, j) => row.map((value, i) => {
+      const edges = [pen.x(at(x, i - 0.5)), pen.y(at(y, j + 0.5)), pen.x(at(x, i + 0.5)), pen.y(at(y, j - 0.5))];
+      const [left, top, right, bottom] = edges.map(Math.round);
+      return svg("rect", { x: left, y: top, width: right - left, height: bottom - top, fill: "var(--text)", opacity: (0.55 * shade(value)).toFixed(3) });
+    }));
+    const place = ([column, row]) => `${pen.x(at(x, column)).toFixed(1)} ${pen.y(at(y, row)).toFixed(1)}`;
+    const d = levels.flatMap((level) => Landscape.contour(rows, level)).map(([from, to]) => `M${place(from)}L${place(to)}`).join("");
+    map.ground = { width, node: svg("g", {}, ...shades, svg("path", { d, fill: "none", stroke: "var(--quiet)", "stroke-width": 0.7 })) };
+    return map.ground.node;
+  }
+  function drawMap(map, now) {
+    const { name, path } = map;
+    map.plane.draw((pen) => {
+      pen.inside.append(ground(map, pen));
       const { colour, mark } = ALGORITHMS[name];
       path.slice(1).forEach((end, k) => pen.arrow(path[k], end, { colour, width: 2.5 }));
       pen.mark(...path[0], { size: 5, colour: "var(--page)", width: 1.5 });
