@@ -16,9 +16,9 @@ branch = os.environ.get("MAMLCOURSE_BRANCH", "main")
 
 project = html_title = "mamlcourse"
 language = "en"
-extensions = ["myst_nb", "course"]
+extensions = ["myst_nb", "course", "reference"]
 root_doc = "book/index"
-include_patterns = ["book/*.md", "notebooks/*.ipynb", "exercises/*.ipynb", "solutions/*.ipynb"]
+include_patterns = ["book/*.md", "book/*.rst", "notebooks/*.ipynb", "exercises/*.ipynb", "solutions/*.ipynb"]
 exclude_patterns = [".*", "build", "runs"]
 
 nb_execution_mode = "off"

@@ -7,6 +7,7 @@ defines one constant; what stands beside the numbers says how they came about.
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -150,6 +151,29 @@ def trajectories(path: Path = FOLDER / "trajectories-data.js", number: int = 10,
         for name, e in crowd.items()
     }
     write_script(path, "TRAJECTORIES_DATA", how, {"failures": failures, "crowd": many, "tasks": shown})
+
+
+PICTURES = {"draw": "", "bowl": "", "sinusoid": "", "trajectories": "task=46"}  # name: the situation
+
+
+@app.command()
+def pictures(chromium: str = shutil.which("chromium") or "chromium") -> None:
+    """Take the pictures of the playgrounds that stand on the home page and under the cells that show widgets."""
+    from playwright.sync_api import sync_playwright
+
+    (FOLDER / "pictures").mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1000, "height": 640}, color_scheme="light")
+        for name, situation in PICTURES.items():
+            if (FOLDER / f"{name}.html").exists():
+                page.goto(f"{(FOLDER / name).as_uri()}.html#{situation}")
+                page.locator(".stage").evaluate("stage => stage.scrollIntoView()")
+                page.wait_for_timeout(500)
+                Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(
+                    FOLDER / "pictures" / f"{name}.png", optimize=True
+                )
+        browser.close()
 
 
 if __name__ == "__main__":

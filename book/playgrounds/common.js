@@ -405,9 +405,10 @@ const Playground = (() => {
 
   // A table of numbers: names of the columns, and rows [[name, cell, ...], ...].
   function table(caption, columns, rows) {
-    const line = (cells, tag) => element("tr", {}, ...cells.map((cell, i) => element(i && tag !== "th" ? "td" : "th", { scope: tag === "th" ? "col" : i ? null : "row" }, cell)));
+    const heading = (words, scope) => (words ? element("th", { scope }, words) : element("td"));
+    const line = ([first, ...cells]) => element("tr", {}, heading(first, "row"), ...cells.map((cell) => element("td", {}, cell)));
     return element("table", { class: "numbers" }, element("caption", { class: "hidden-words" }, caption),
-      element("thead", {}, line(columns, "th")), element("tbody", {}, ...rows.map((row) => line(row, "td"))));
+      element("thead", {}, element("tr", {}, ...columns.map((column) => heading(column, "col")))), element("tbody", {}, ...rows.map(line)));
   }
 
   // The row of links at the top of every playground: <nav class="top">. A new playground is a line more in PAGES.
