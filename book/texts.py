@@ -3,7 +3,7 @@
 import html
 import re
 
-FIGURE = re.compile(r"\*Figure:\s+(.+?)\*(?!\w)", re.DOTALL)
+FIGURE = re.compile(r"\*(?:Figure|Expected figure[^:*]*):\s+(.+?)\*(?!\w)", re.DOTALL)
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 TO_PLAYGROUND = re.compile(r"\[([^\]]+)\]\(((?:\.\./)?(?:book/)?playgrounds/[^)\s]+)\)")
 
@@ -14,7 +14,7 @@ def anchor(title):
 
 
 def alternative_text(above):
-    """The description in `*Figure: ...*`, as plain words, or None."""
+    """The description in `*Figure: ...*`, in exercises `*Expected figure: ...*`, as plain words; or None."""
     described = FIGURE.search(above)
     return " ".join(re.sub(r"[`$]", "", described[1]).split()) if described else None
 
