@@ -103,7 +103,7 @@ def with_playgrounds(app, error):
     if error or app.builder.name != "html":
         return
     target = Path(app.outdir) / "book" / "playgrounds"
-    shutil.copytree(FOLDER, target, dirs_exist_ok=True)
+    shutil.copytree(FOLDER, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("alone"))
     for page in target.glob("*.html"):
         lessons = PLAYGROUNDS.get(page.stem, (None, None, (), None))[2]
         links = ['<a href="../index.html">The course</a>']

@@ -20,9 +20,12 @@ def alternative_text(above):
 
 
 def with_links(text):
-    """Papers lead to their pages; playgrounds are no documents of Sphinx, so their links are HTML."""
+    """Papers lead to their pages; playgrounds are no documents of Sphinx, so their links are HTML. The lessons link to
+    those in one file, which JupyterLab can show; the book has the others."""
     text = PAPER.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
-    return TO_PLAYGROUND.sub(lambda link: f'<a href="{html.escape(link[2])}">{link[1]}</a>', text)
+    return TO_PLAYGROUND.sub(
+        lambda link: f'<a href="{html.escape(link[2].replace("/alone/", "/"))}">{link[1]}</a>', text
+    )
 
 
 def without_marks(code):

@@ -71,6 +71,14 @@ def test_the_playgrounds_are_small_and_ask_no_other_host():
         assert 'type="module"' not in text, path.name
 
 
+def test_the_pages_in_one_file_are_those_of_now_and_need_no_other(tmp_path):
+    in_one_file = runpy.run_path(str(ROOT / "tools" / "make_playgrounds.py"))["in_one_file"]
+    for page in PLAYGROUNDS.glob("*.html"):
+        alone = (PLAYGROUNDS / "alone" / page.name).read_text(encoding="utf-8")
+        assert alone == in_one_file(page), "run: python tools/make_playgrounds.py alone"
+        assert " src=" not in alone and "stylesheet" not in alone
+
+
 # The quadratic bowl.
 
 
@@ -369,6 +377,28 @@ def test_the_bowl_by_keyboard(visit):
     page.get_by_label("Show where either outer loop goes").focus()
     page.keyboard.press("Space")
     page.wait_for_function("location.hash.includes('outer=1')")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_in_one_file_runs_where_links_and_addresses_lead_elsewhere(visit, name):
+    """As in JupyterLab's viewer: in a frame, with a base address of its own."""
+    page = visit(f"alone/{name}")
+    text = (PLAYGROUNDS / "alone" / f"{name}.html").read_text(encoding="utf-8")
+    page.set_content("<iframe width=900 height=900 sandbox='allow-scripts'></iframe>")
+    page.locator("iframe").evaluate(
+        "(frame, text) => { frame.srcdoc = text; }",
+        text.replace("<head>", '<head><base href="file:///elsewhere/">'),
+    )
+    frame = page.frame_locator("iframe")
+    frame.locator("svg .frame").first.wait_for()
+    said = frame.locator("#status").inner_text()
+    frame.get_by_label("Inner steps").first.fill("0")
+    page.keyboard.press("Enter")
+    if name != "trajectories":
+        frame.locator("#situations a").nth(1).click()
+    page.wait_for_timeout(300)  # the address is written a little later
+    assert frame.locator("#status").inner_text() != said
 
 
 @pytest.mark.browser

@@ -7,6 +7,7 @@ defines one constant; what stands beside the numbers says how they came about.
 import base64
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -151,6 +152,29 @@ def trajectories(path: Path = FOLDER / "trajectories-data.js", number: int = 10,
         for name, e in crowd.items()
     }
     write_script(path, "TRAJECTORIES_DATA", how, {"failures": failures, "crowd": many, "tasks": shown})
+
+
+def in_one_file(page: Path) -> str:
+    """A playground with its styles and scripts inside, which runs in JupyterLab's viewer: that gets no other file.
+
+    Links to the other playgrounds would lead nowhere there, so they are left out.
+    """
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"  <nav .*?</nav>\n", "", text, flags=re.DOTALL)
+    style = re.compile(r'  <link rel="stylesheet" href="([^"]+)">\n')
+    script = re.compile(r'  <script src="([^"]+)"[^>]*></script>\n')
+    read = lambda match: page.with_name(match[1]).read_text(encoding="utf-8")  # noqa: E731
+    scripts = "".join(f"<script>\n{read(match)}</script>\n" for match in script.finditer(text))
+    text = style.sub(lambda match: f"  <style>\n{read(match)}  </style>\n", script.sub("", text))
+    return text.replace("</body>", f"{scripts}</body>")
+
+
+@app.command()
+def alone() -> None:
+    """Write every playground as a single file into `alone/`, where the lessons' links lead."""
+    (FOLDER / "alone").mkdir(exist_ok=True)
+    for page in sorted(FOLDER.glob("*.html")):
+        (FOLDER / "alone" / page.name).write_text(in_one_file(page), encoding="utf-8")
 
 
 PICTURES = {"draw": "", "bowl": "", "sinusoid": "", "trajectories": "task=46"}  # name: the situation

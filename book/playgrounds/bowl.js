@@ -137,7 +137,7 @@ if (typeof document !== "undefined") {
     ...fields.map((made) => made.element),
     element("div", { class: "buttons" }, button("Back to the start", () => state.reset()), shareButton(state, byId("status"))),
   );
-  byId("situations").append(...Object.entries(SITUATIONS).map(([title, hash]) => element("li", {}, element("a", { href: `#${hash}` }, title))));
+  byId("situations").append(...Playground.situations(state, SITUATIONS));
 
   const tasksOf = (values) => [
     { name: "A", centre: values.a, steep: values.steepA, flat: FLAT, degrees: values.turnA, dash: "" },

@@ -119,6 +119,7 @@ const Playground = (() => {
       waiting = setTimeout(save, 150);
     };
     kept.reset = () => kept.set(Object.fromEntries(Object.entries(specs).map(([name, spec]) => [name, spec.value])));
+    kept.go = (hash) => kept.set(fromHash(specs, hash));
     kept.link = () => {
       const hash = toHash(specs, kept.values);
       return location.href.split("#")[0] + (hash ? `#${hash}` : "");
@@ -128,6 +129,16 @@ const Playground = (() => {
       onChange(kept.values);
     });
     return kept;
+  }
+
+  // A list of links to situations: {words: what stands behind # in the address}. A click does not leave it to the browser,
+  // since in a page with an address for its files (JupyterLab's viewer) such a link leads away.
+  function situations(kept, all) {
+    const follow = (hash) => (event) => {
+      event.preventDefault();
+      kept.go(hash);
+    };
+    return Object.entries(all).map(([title, hash]) => element("li", {}, element("a", { href: `#${hash}`, onclick: follow(hash) }, title)));
   }
 
   // ---- Controls -----------------------------------------------------------------------------------------------------
@@ -434,7 +445,7 @@ const Playground = (() => {
     addEventListener("DOMContentLoaded", fillNavigation);
   }
   return {
-    ALGORITHMS, element, svg, clip, words, ticks, logTicks, fromHash, toHash, state, numberField, chooser, checkbox, button,
+    ALGORITHMS, element, svg, clip, words, ticks, logTicks, fromHash, toHash, state, situations, numberField, chooser, checkbox, button,
     algorithmBoxes, swatch, shareButton, chart, table, newId,
   };
 })();

@@ -169,7 +169,7 @@ if (typeof document !== "undefined") {
       button("Back to the start", () => state.reset()),
       shareButton(state, byId("status"))),
   );
-  byId("situations").append(...Object.entries(SITUATIONS).map(([title, hash]) => element("li", {}, element("a", { href: `#${hash}` }, title))));
+  byId("situations").append(...Playground.situations(state, SITUATIONS));
 
   // What each learner does with the points depends on them alone; stepping through it computes nothing anew.
   const known = new Map();
