@@ -237,7 +237,8 @@ const Playground = (() => {
   // height: pixels, or "square" for the same unit in both directions where x and y have equal ranges.
   //
   // chart.draw(pen => ...) draws; it is called again when the width changes. All places are in the units of the axes:
-  //   pen.line(points, style), pen.mark(x, y, style), pen.arrow([x, y], [x, y], style), pen.text(x, y, words, style),
+  //   pen.line(points, style), pen.lines(several, style), pen.upright(x, style),
+  //   pen.mark(x, y, style), pen.arrow([x, y], [x, y], style), pen.text(x, y, words, style),
   //   pen.path(rings, style), pen.inside (a node to append SVG to), pen.x and pen.y (units to pixels).
   // chart.handle({...}) adds a point to drag, which stays where it is when the chart is drawn anew.
   // chart.describe(words) says what is shown to those who do not see it.
@@ -296,6 +297,8 @@ const Playground = (() => {
       return {
         inside, x: px, y: py,
         line: (points, style) => draw(svg("path", { d: joined(points), ...styled(style) })),
+        upright: (a, style) => draw(svg("line", { x1: px(a), x2: px(a), y1: margin.top, y2: size.height - margin.bottom, ...styled(style) })),
+        lines: (many, style) => draw(svg("path", { d: many.map(joined).join(""), ...styled(style) })),
         path: (rings, style) => draw(svg("path", { d: rings.map((ring) => joined(ring) + "Z").join(""), ...styled(style) })),
         mark: (a, b, { shape = "circle", size = 5, colour = "var(--text)", border = "var(--text)", width = 1 } = {}) =>
           draw(markOf(shape, px(a), py(b), size, { fill: shape === "cross" ? "none" : colour, stroke: shape === "cross" ? colour : border, "stroke-width": width })),

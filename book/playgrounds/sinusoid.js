@@ -209,7 +209,7 @@ if (typeof document !== "undefined") {
     const errors = shown.flatMap((one) => one.errors).filter(Number.isFinite);
     progress.axes({ y: { min: 10 ** Math.floor(Math.log10(Math.max(Math.min(...errors, 1), 1e-3))), max: 10 ** Math.ceil(Math.log10(Math.max(...errors, 1) * 1.01)) } });
     progress.draw((pen) => {
-      pen.line([[step, 1e-9], [step, 1e9]], { colour: "var(--text)", width: 1.5, dash: "3 3" });
+      pen.upright(step, { colour: "var(--text)", width: 1.5, dash: "3 3" });
       for (const { errors, colour, dash, mark } of shown) {
         pen.line(errors.map((error, k) => [k, error]), { colour, dash });
         errors.forEach((error, k) => pen.mark(k, error, { shape: mark, colour, size: k === step ? 6 : 4 }));

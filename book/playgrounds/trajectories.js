@@ -115,20 +115,29 @@ if (typeof document !== "undefined") {
       return { name, plane, x, y, path, rows: fine[place], shade: (value) => (value - low) / (high - low), levels: Array.from({ length: 11 }, (_, i) => low + ((i + 1) * (high - low)) / 12) };
     });
   }
+  // The shades as one small image: a pixel for each value, in the colour of text, the denser the higher the loss.
+  function shades(rows, shade) {
+    const canvas = element("canvas", { width: FINE, height: FINE });
+    const context = canvas.getContext("2d");
+    context.fillStyle = getComputedStyle(document.body).color;
+    rows.forEach((row, j) => row.forEach((value, i) => {
+      context.globalAlpha = 0.55 * shade(value);
+      context.fillRect(i, FINE - 1 - j, 1, 1);
+    }));
+    return canvas.toDataURL();
+  }
   // The shades and contours of a map, as one node that stays the same while its width does.
   function ground(map, pen) {
     const { x, y, rows, shade, levels } = map;
     const at = (axis, place) => axis[0] + ((axis.at(-1) - axis[0]) * place) / (FINE - 1);
     const width = pen.x(x.at(-1));
     if (map.ground?.width === width) return map.ground.node;
-    const shades = rows.flatMap((row, j) => row.map((value, i) => {
-      const edges = [pen.x(at(x, i - 0.5)), pen.y(at(y, j + 0.5)), pen.x(at(x, i + 0.5)), pen.y(at(y, j - 0.5))];
-      const [left, top, right, bottom] = edges.map(Math.round);
-      return svg("rect", { x: left, y: top, width: right - left, height: bottom - top, fill: "var(--text)", opacity: (0.55 * shade(value)).toFixed(3) });
-    }));
+    const [left, top] = [pen.x(at(x, -0.5)), pen.y(at(y, FINE - 0.5))];
+    const size = { width: pen.x(at(x, FINE - 0.5)) - left, height: pen.y(at(y, -0.5)) - top };
+    const image = svg("image", { href: shades(rows, shade), x: left, y: top, ...size, preserveAspectRatio: "none" });
     const place = ([column, row]) => `${pen.x(at(x, column)).toFixed(1)} ${pen.y(at(y, row)).toFixed(1)}`;
     const d = levels.flatMap((level) => Landscape.contour(rows, level)).map(([from, to]) => `M${place(from)}L${place(to)}`).join("");
-    map.ground = { width, node: svg("g", {}, ...shades, svg("path", { d, fill: "none", stroke: "var(--quiet)", "stroke-width": 0.7 })) };
+    map.ground = { width, node: svg("g", {}, image, svg("path", { d, fill: "none", stroke: "var(--quiet)", "stroke-width": 0.7 })) };
     return map.ground.node;
   }
   function drawMap(map, now) {
@@ -148,10 +157,11 @@ if (typeof document !== "undefined") {
     for (const name of names) {
       const { colour, dash } = ALGORITHMS[name];
       if (!state.values.others) break;
-      for (const row of many(name)) pen.line(row.map((value, k) => [k, value]), { colour, width: 1, opacity: 0.07 });
+      const tens = Array.from({ length: Math.ceil(many(name).length / 10) }, (_, i) => many(name).slice(10 * i, 10 * i + 10));
+      for (const ten of tens) pen.lines(ten.map((row) => row.map((value, k) => [k, value])), { colour, width: 1, opacity: 0.12 });
       pen.line(values(name).map((_, k) => [k, mean(many(name), k)]), { colour, width: 1.2, dash });
     }
-    pen.line([[now, 1e-9], [now, 1e9]], { colour: "var(--text)", width: 1.5, dash: "3 3" });
+    pen.upright(now, { colour: "var(--text)", width: 1.5, dash: "3 3" });
     for (const name of names) {
       const { colour, dash, mark } = ALGORITHMS[name];
       pen.line(values(name).map((value, k) => [k, value]), { colour, dash, width: 3 });
@@ -161,10 +171,10 @@ if (typeof document !== "undefined") {
 
   // One learner's table: a row for each class, with its support example and its queries.
   function predictions(number, name, now) {
-    const { images, support_labels: support, query_labels: labels, learners } = tasks[number];
+    const { support_labels: support, query_labels: labels, learners } = tasks[number];
     const picture = (place, said) => element("span", {
       class: "letter", role: "img", "aria-label": said,
-      style: `background-image: url(data:image/png;base64,${images}); background-position: ${-44 * place}px 0`,
+      style: `background-position: ${-44 * place}px 0`,
     });
     const query = (place) => {
       const chances = learners[name].chances[now][place];
@@ -201,10 +211,15 @@ if (typeof document !== "undefined") {
     loss.describe(said);
     accuracy.describe(said);
     byId("letters").textContent = letters.map((letter, i) => `${LETTERS[i]}: ${scripts[i]}, ${letter}`).join("; ");
+    byId("predictions").style.setProperty("--letters", `url(data:image/png;base64,${tasks[number].images})`); // one row of all
     byId("predictions").replaceChildren(...names.map((name) => predictions(number, name, now)));
     makeMaps(number, names);
     maps.charts.forEach((map) => drawMap(map, now));
   }
 
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    maps.key = ""; // the shades have the colour of text
+    show(state.values);
+  });
   show(state.values);
 }
