@@ -81,7 +81,7 @@ def sinusoid(
         "Initialisations of a network 1-40-40-1 for sinusoids, by tools/make_playgrounds.py sinusoid: "
         f"{iterations} meta-batches of 25 waves,",
         f"10 support and 10 query points each, seed {seed}; mse_by_step: {eval_tasks} unseen waves of 50 points.",
-        "Inner rate 0.01, outer 0.003. MAML++ moves its learned rates at 0.01 instead of the recipe's 0.03; the program says why.",
+        "Inner rate 0.01, outer 0.003. MAML++ has learned_lr_outer_lr 0.01, not the recipe's 0.03: see there.",
     ]
     content = {"inner_lr": WAVE_SETTINGS["inner_lr"], "inner_steps": WAVE_SETTINGS["inner_steps"], "learners": found}
     write_script(path, "SINUSOID_DATA", how, content)
