@@ -167,15 +167,13 @@ function drawCore() {
 
   // ---- A round
 
-  /* Random numbers from 0 to 1, always the same for a seed, so that a teacher can give a class the same round
-   * (mulberry32, public domain). */
+  /* Random numbers from 0 to 1, always the same for a seed, so that a teacher can give a class the same round: a linear
+   * congruential generator, of which the upper bits are good enough to choose letters by. */
   function randomly(seed) {
-    let state = seed >>> 0;
+    let state = (seed * 2654435761) >>> 0;
     return () => {
-      state = (state + 0x6d2b79f5) | 0;
-      let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-      mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-      return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return (state >>> 8) / 2 ** 24;
     };
   }
 
@@ -200,9 +198,7 @@ function drawCore() {
     });
   }
 
-  return {
-    SIDE, GRID, SIZE, RADIUS, EMPTY, inked, simplified, sheet, isEmpty, imageOf, encoded, decoded, storable, randomly, tasksOf,
-  };
+  return { SIDE, GRID, SIZE, EMPTY, inked, simplified, sheet, isEmpty, imageOf, encoded, decoded, storable, tasksOf };
 }
 
 if (typeof module === "object") module.exports = drawCore;
