@@ -18,29 +18,32 @@ import numpy as np
 
 from mamlcourse.data.characters import load_characters
 from mamlcourse.data.packed import GREY_LEVELS
+from mamlcourse.learner import MAML
 from mamlcourse.pretrained import load_pretrained
 from mamlcourse.records import read_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "book" / "playgrounds"
-RECORD = ROOT / "results" / "pretrained-drawing.json"
-SETTING = "drawing-5w1s"
+RECORD = ROOT / "results" / "playground.json"
 ALGORITHMS = ("maml", "fomaml", "maml++")
 LETTERS, WRITERS = 15, 6  # of each test alphabet, and drawings of each letter
 
 
 def weights() -> dict:
-    """Every learner as book/playgrounds/engine.js takes it, and what it scored on tasks that it never saw."""
+    """Every learner as book/playgrounds/engine.js takes it, and what it scored on tasks that it never saw: the number
+    of tasks, and for each data set the accuracy and half its 95% confidence interval."""
     record = read_json(RECORD)
-    return {
-        name: exported(name) | {"tasks": record["test"]["tasks"], "tested": short(record["algorithms"][name])}
-        for name in ALGORITHMS
-    }
+
+    def tested(name):
+        rows = {dataset: found[name] for dataset, found in record["tested"].items()}
+        scores = {dataset: [row["accuracy"], row["interval"]] for dataset, row in rows.items()}
+        return {"tasks": record["test"]["tasks"]} | scores
+
+    return {name: exported(load_pretrained(name)) | {"tested": tested(name)} for name in ALGORITHMS}
 
 
-def exported(algorithm: str) -> dict:
-    """The parameters, learning rates and norms of a pretrained learner, under the engine's names."""
-    maml = load_pretrained(algorithm, SETTING)
+def exported(maml: MAML) -> dict:
+    """The parameters, learning rates and norms of a learner with a `Conv4`, under the engine's names."""
     meta, settings = maml.meta_params(), maml.settings
     norms = {name: values.detach().numpy() for name, values in meta.norms.items()}
     theta = {name: value.detach().numpy() for name, value in maml.model.named_parameters()}
@@ -68,7 +71,7 @@ def engine_name(name: str) -> str | None:
     module, _, kind = name.rpartition(".")
     if module == "head":
         return name
-    block, layer = divmod(int(module.removeprefix("features.")), 3)  # convolution, batch norm, ReLU
+    block, layer = divmod(int(module.removeprefix("features.")), 4)  # convolution, batch norm, ReLU, pooling
     if layer == 0:
         return f"block{block}.weight" if kind == "weight" else None
     return f"block{block}.{ {'weight': 'gain', 'bias': 'bias'}[kind] }"
@@ -79,11 +82,6 @@ def text_of(name: str, value: np.ndarray) -> str:
     if value.ndim == 4:  # (filters, channels, 3, 3)
         value = value.transpose(0, 2, 3, 1)
     return base64.b64encode(np.ascontiguousarray(value, dtype="<f4").tobytes()).decode()
-
-
-def short(entry: dict) -> dict:
-    """Accuracy and half its 95% confidence interval in each test."""
-    return {test: [row["accuracy"], row["interval"]] for test, row in entry["tested"].items()}
 
 
 def glyphs() -> dict:

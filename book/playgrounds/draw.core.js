@@ -8,13 +8,13 @@ function drawCore() {
   const SIDE = 28; // pixels of an image that a network sees
   const GRID = 255; // coordinates in a box go from 0 to this, one byte each
 
-  /* How a drawing is brought to what the networks saw. Training images are 28 x 28 with ink = 1. The longer side of
-   * the ink is 18 pixels in the median of Omniglot and 24 in that of the glyphs, its middle within a pixel or two of
-   * the sheet's, and lines are 1.2 to 2.2 pixels wide. So a drawing, however large, wherever in the box and whatever the
-   * width of the line on the screen, is centred by its box, scaled to the size between the two, and inked anew along
-   * the pen's path with a pen of their width. A dot or a tick stays small. */
-  const SIZE = 20; // pixels of the longer side, ink included
-  const RADIUS = 0.75; // pixels of the pen
+  /* How a drawing is brought to what the networks saw. Their training images are 28 x 28 with ink = 1; the longer side
+   * of the ink is 23.5 pixels in the mean, its middle within two pixels of the sheet's, and the pens have radii from 0.6
+   * to 1.1 (tools/draw_glyphs.py). So a drawing, however large, wherever in the box and whatever the width of the line
+   * on the screen, is centred by its box, scaled to that size, and inked anew along the pen's path with the middle one
+   * of those pens. A dot or a tick stays small. */
+  const SIZE = 23.5; // pixels of the longer side, ink included
+  const RADIUS = 0.85; // pixels of the pen
   const SMALLEST = 0.2 * GRID; // a smaller drawing is enlarged as if it had this extent
 
   /* The image (784 numbers from 0 to 1) of strokes, each a list of points [x, y]; all paper if there are none. */

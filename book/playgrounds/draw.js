@@ -14,48 +14,55 @@
   const titleOf = (number) => (number === QUERY ? "Query" : `Class ${number + 1}`);
   const percent = (share) => `${Math.round(100 * share)}%`;
 
-  // ---- Adaptation in a worker
+  const th = (scope, ...words) => element("th", { scope }, ...words);
+  const td = (words, attributes = {}) => element("td", attributes, words);
+  const tr = (...cells) => element("tr", {}, ...cells);
+  const tableOf = (head, rows, kind = "") =>
+    element("table", { class: `numbers ${kind}` }, element("thead", {}, head), element("tbody", {}, ...rows));
 
-  /* What runs in the worker, beside the engine: a learner by name adapts to a support set and classifies queries. */
+  // ---- Adaptation, in a worker for each network
+
+  /* What runs in a worker, beside the engine: the learner adapts to a support set and classifies queries. */
   function serve(engine, stored, send) {
-    const followers = {};
-    return ({ id, name, purpose, support, labels, queries }) => {
-      const key = `${name} ${purpose}`; // the boxes and the round each keep their own adapted parameters
-      followers[key] ||= engine.follower(engine.decode(stored[name]));
-      const { loss, logits } = followers[key](support, labels, queries);
-      send({ id, name, loss, beliefs: logits.map((rows) => engine.softmax(rows, stored[name].ways)) });
+    const learner = engine.decode(stored);
+    const followers = {}; // the boxes and the round each keep their own adapted parameters
+    return ({ id, purpose, support, labels, queries }) => {
+      followers[purpose] ||= engine.follower(learner);
+      const { loss, logits } = followers[purpose](support, labels, queries);
+      send({ id, loss, beliefs: logits.map((rows) => engine.softmax(rows, learner.ways)) });
     };
   }
 
-  const waiting = new Map();
-  const answer = ({ id, name, ...found }) => {
-    waiting.get(`${id} ${name}`)(found);
-    waiting.delete(`${id} ${name}`);
-  };
-  const post = startWorker();
+  const waiting = new Map(); // what to do with the answer to a request, by its number
+  function answer({ id, ...found }) {
+    waiting.get(id)(found);
+    waiting.delete(id);
+  }
 
-  function startWorker() {
+  function startWorker(stored) {
     try {
       // From a folder a page may not load a worker's file, but it may make one of text that it has.
-      const text = `const answering = (${serve})((${mamlEngine})(), ${JSON.stringify(DRAW_WEIGHTS)}, postMessage);
+      const text = `const answering = (${serve})((${mamlEngine})(), ${JSON.stringify(stored)}, postMessage);
         onmessage = (event) => answering(event.data);`;
       const worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
       worker.onmessage = (event) => answer(event.data);
       return (request) => worker.postMessage(request);
     } catch {
-      const answering = serve(mamlEngine(), DRAW_WEIGHTS, answer); // without a worker the page waits a moment
+      const answering = serve(mamlEngine(), stored, answer); // without a worker the page waits a moment
       return (request) => setTimeout(() => answering(request));
     }
   }
+  const workers = Object.fromEntries(NAMES.map((name) => [name, startWorker(DRAW_WEIGHTS[name])]));
 
   let requests = 0;
   /* Resolves to {name: {loss: [steps + 1], beliefs: [steps + 1] of (queries x ways)}}. */
   async function adapted(purpose, support, queries) {
     const joined = (images) => Float32Array.from(images.flatMap((image) => [...image]));
-    const id = ++requests;
+    const request = { purpose, support: joined(support), labels: LABELS, queries: joined(queries) };
     const found = NAMES.map((name) => new Promise((resolve) => {
-      waiting.set(`${id} ${name}`, resolve);
-      post({ id, name, purpose, support: joined(support), labels: LABELS, queries: joined(queries) });
+      const id = ++requests;
+      waiting.set(id, resolve);
+      workers[name]({ id, ...request });
     }));
     return Object.fromEntries((await Promise.all(found)).map((one, i) => [NAMES[i], one]));
   }
@@ -154,9 +161,11 @@
     const { paper, seen, undo, clear } = papers[number];
     const lines = (box.strokes || []).map(lineOf);
     const letter = box.strokes ? [] : [picture(core.imageOf(box, characters))];
-    paper.replaceChildren(svg("svg", { viewBox: `0 0 ${core.GRID} ${core.GRID}`, "aria-hidden": "true" }, ...lines), ...letter);
+    const whole = `0 0 ${core.GRID} ${core.GRID}`;
+    paper.replaceChildren(svg("svg", { viewBox: whole, "aria-hidden": "true" }, ...lines), ...letter);
     paper.setAttribute("aria-label", `${titleOf(number)}: ${inWords(box)}`);
-    seen.replaceChildren(...(core.isEmpty(box) ? [] : [framed(core.imageOf(box, characters), `${titleOf(number)} as the networks see it`)]));
+    const small = () => framed(core.imageOf(box, characters), `${titleOf(number)} as the networks see it`);
+    seen.replaceChildren(...(core.isEmpty(box) ? [] : [small()]));
     undo.disabled = !past[number].length;
     clear.disabled = core.isEmpty(box);
   }
@@ -190,7 +199,9 @@
       boxes = (d ? core.decoded(d, WAYS + 1, characters) : NOTHING) || NOTHING;
     }
     const readable = !d || !boxes.every(core.isEmpty);
-    byId("problem").textContent = readable ? "" : `The address holds no drawings that can be read (d=${d.slice(0, 20)}…): it must be a whole link that this page made. The boxes are empty.`;
+    byId("problem").textContent = readable ? "" :
+      `The address holds no drawings that can be read (d=${d.slice(0, 20)}…): it must be a whole link that this page ` +
+      "made. The boxes are empty.";
     if (d !== shownText) {
       shownText = d;
       boxes.forEach((box, number) => show(number, box));
@@ -205,7 +216,8 @@
     const colour = `--colour: ${ALGORITHMS[name].colour}`;
     const verdict = element("span", {}), table = element("div", {});
     const heading = element("h3", {}, swatch(name), element("span", {}, ALGORITHMS[name].title), verdict);
-    byId("beliefs").append(element("section", { class: "belief", style: colour, "aria-label": ALGORITHMS[name].title }, heading, table));
+    const attributes = { class: "belief", style: colour, "aria-label": ALGORITHMS[name].title };
+    byId("beliefs").append(element("section", attributes, heading, table));
     return [name, { verdict, table }];
   }));
 
@@ -217,7 +229,8 @@
       NAMES.forEach((name) => showBelief(name, null, shown));
       const all = missing.length === WAYS;
       const which = missing.map((number) => number + 1).join(", ");
-      return say(all ? "Draw five characters, or load an example." : `Still empty: class ${which}. The networks adapt once all five are there.`);
+      if (all) return say("Draw five characters, or load an example.");
+      return say(`Still empty: class ${which}. The networks adapt once all five are there.`);
     }
     const images = shown.map((box) => core.imageOf(box, characters));
     const asked = core.isEmpty(shown[QUERY]) ? [] : [images[QUERY]];
@@ -248,18 +261,18 @@
     const asked = found && found.beliefs[0].length > 0;
     verdict.textContent = asked ? `→ class ${verdictOf(found).best + 1}, ${percent(verdictOf(found).share)}` : "";
     const cell = (k, way) => {
-      if (!asked) return element("td", {}, "–");
-      const shares = found.beliefs[k], most = shares[way] === Math.max(...shares);
-      return element("td", { class: most && k > 0 ? "part most" : "part", style: `--part: ${100 * shares[way]}%` }, percent(shares[way]));
+      if (!asked) return td("–");
+      const shares = found.beliefs[k], most = k > 0 && shares[way] === Math.max(...shares);
+      return td(percent(shares[way]), { class: most ? "part most" : "part", style: `--part: ${100 * shares[way]}%` });
     };
     const rows = LABELS.map((way) => {
       const thumb = images ? [framed(images[way])] : [];
-      const head = element("th", { scope: "row" }, element("span", { class: "hidden-words" }, "class "), `${way + 1}`, ...thumb);
-      return element("tr", {}, head, ...steps.map((k) => cell(k, way)));
+      const head = th("row", element("span", { class: "hidden-words" }, "class "), `${way + 1}`, ...thumb);
+      return tr(head, ...steps.map((k) => cell(k, way)));
     });
-    const losses = element("tr", {}, element("th", { scope: "row" }, "support loss"), ...steps.map((k) => element("td", {}, found ? found.loss[k].toFixed(2) : "–")));
-    const head = element("tr", {}, element("th", { scope: "col" }, "step"), ...steps.map((k) => element("th", { scope: "col" }, `${k}`)));
-    table.replaceChildren(element("table", { class: "numbers" }, element("thead", {}, head), element("tbody", {}, ...rows, losses)));
+    const losses = steps.map((k) => td(found ? found.loss[k].toFixed(2) : "–"));
+    const head = tr(th("col", "step"), ...steps.map((k) => th("col", `${k}`)));
+    table.replaceChildren(tableOf(head, [...rows, tr(th("row", "support loss"), ...losses)]));
   }
 
   // ---- The sheet of characters
@@ -278,7 +291,8 @@
       onChange: (writer) => showSheet({ writer: Number(writer) }),
     }),
   };
-  byId("sheet").append(title, choosers.script.element, choosers.writer.element, letters, button("Close", () => byId("sheet").close()));
+  const close = button("Close", () => byId("sheet").close());
+  byId("sheet").append(title, choosers.script.element, choosers.writer.element, letters, close);
 
   function openSheet(number) {
     // The query is better by somebody else than the support set, else it is the same drawing.
@@ -298,7 +312,7 @@
         byId("sheet").close();
         change(chosen.number, { letter, writer });
       };
-      return [element("button", { type: "button", "aria-label": name, title: name, onclick: pick }, picture(characters.image(letter, writer)))];
+      return [button(picture(characters.image(letter, writer)), pick, { "aria-label": name, title: name })];
     }));
   }
 
@@ -335,12 +349,13 @@
   function ask(tasks, number, score) {
     const { support, query, label } = tasks[number];
     const reached = byId("round").contains(document.activeElement); // then the focus stays in the round
-    const imagesOf = (boxes) => boxes.map((box) => core.imageOf(box, characters));
+    const imagesOf = (some) => some.map((box) => core.imageOf(box, characters));
     const found = adapted("round", imagesOf(support), imagesOf([query])); // while the reader thinks
     const verdict = element("p", { role: "status" }), after = element("div", { class: "buttons" });
     const answers = support.map((box, way) => {
       const choose = () => judge(way);
-      return element("button", { type: "button", onclick: choose }, picture(core.imageOf(box, characters), "a letter"), `Class ${way + 1}`);
+      const letter = picture(core.imageOf(box, characters), "a letter");
+      return element("button", { type: "button", onclick: choose }, letter, `Class ${way + 1}`);
     });
 
     async function judge(way) {
@@ -369,13 +384,15 @@
       table.replaceWith((table = scoreTable(score, number + 1)));
     }
 
+    const asked = framed(core.imageOf(query, characters), "the query");
+    const choice = element("div", { class: "answers", role: "group", "aria-label": "Your answer" }, ...answers);
     let table = scoreTable(score, number);
     byId("round").replaceChildren(
       element("p", {}, `Round ${shownRound}, task ${number + 1} of ${tasks.length}`),
       element(
         "div", { class: "question" },
-        element("div", { class: "asked" }, element("div", {}, "Query"), element("span", { class: "framed" }, picture(core.imageOf(query, characters), "the query"))),
-        element("div", {}, element("div", {}, "Which is it?"), element("div", { class: "answers", role: "group", "aria-label": "Your answer" }, ...answers)),
+        element("div", { class: "asked" }, element("div", {}, "Query"), asked),
+        element("div", {}, element("div", {}, "Which is it?"), choice),
       ),
       verdict, after, table,
     );
@@ -384,22 +401,21 @@
 
   function scoreTable(score, asked) {
     const titles = { you: "You", ...Object.fromEntries(NAMES.map((name) => [name, ALGORITHMS[name].title])) };
-    const head = element("tr", {}, element("td", {}), ...Object.values(titles).map((words) => element("th", { scope: "col" }, words)));
-    const row = element("tr", {}, element("th", { scope: "row" }, "right answers"), ...Object.keys(titles).map((name) => element("td", {}, `${score[name]} of ${asked}`)));
-    return element("table", { class: "numbers score" }, element("thead", {}, head), element("tbody", {}, row));
+    const head = tr(td(""), ...Object.values(titles).map((words) => th("col", words)));
+    const scores = Object.keys(titles).map((name) => td(`${score[name]} of ${asked}`));
+    return tableOf(head, [tr(th("row", "right answers"), ...scores)], "score");
   }
 
   // ---- What was recorded
 
-  const recorded = (test) => NAMES.map((name) => {
-    const [accuracy, interval] = DRAW_WEIGHTS[name].tested[test];
+  const recorded = (dataset) => NAMES.map((name) => {
+    const [accuracy, interval] = DRAW_WEIGHTS[name].tested[dataset];
     return `${ALGORITHMS[name].title} ${(100 * accuracy).toFixed(1)} ± ${(100 * interval).toFixed(1)}%`;
   }).join(", ");
   byId("record").textContent =
-    `Trained on Omniglot’s background alphabets and the course’s glyphs; measured, as here, with each query alone, on ` +
-    `${DRAW_WEIGHTS[NAMES[0]].tasks} tasks of other alphabets (± half a 95% interval). Letters as on the sheet: ` +
-    `${recorded("glyphs, each query alone")}. Omniglot’s handwriting: ${recorded("omniglot, each query alone")}. ` +
-    `results/pretrained-drawing.json holds the record.`;
+    `How often each is right, asked as here, on ${DRAW_WEIGHTS[NAMES[0]].tested.tasks} tasks of scripts that it was ` +
+    `not trained on (± half a 95% interval). Letters as on the sheet: ${recorded("glyphs")}. Omniglot, drawn by ` +
+    `people, smaller and with thinner pens: ${recorded("omniglot")}. The record is results/playground.json.`;
 
   showState(kept.values);
 })();

@@ -1,6 +1,6 @@
 "use strict";
 
-/* The computing core of the playgrounds: a strided Conv4 that adapts in plain typed arrays, forward and backward.
+/* The computing core of the playgrounds: a Conv4 that adapts in plain typed arrays, forward and backward.
  *
  * It computes what mamlcourse/algorithms.py computes (`InnerLoop.adapt`): θ'_{k+1} = θ'_k - α ∇L_support(θ'_k). The
  * page needs no second derivatives, for they belong to the outer loop, which was run when the weights were trained.
@@ -15,7 +15,7 @@ function mamlEngine() {
   "use strict";
 
   const SIDE = 28; // pixels of an image
-  const BLOCKS = 4; // of convolution, batch norm and ReLU
+  const BLOCKS = 4; // of convolution, batch norm, ReLU and max-pooling
   const TAPS = 9; // of a 3 x 3 filter
   const EPSILON = 1e-5; // of batch norm, as in PyTorch
 
@@ -54,15 +54,14 @@ function mamlEngine() {
     return out;
   }
 
-  /* Call visit(row, tap, from) for each place that a 3 x 3 filter with stride 2 and one pixel of padding sees:
-   * from is the row of the input that stands under this tap of the filter in this row of the output. */
+  /* Call visit(row, tap, from) for each place that a 3 x 3 filter with one pixel of padding sees: from is the row of the
+   * input that stands under this tap of the filter in this row of the output. */
   function eachTap(images, side, visit) {
-    const half = Math.ceil(side / 2);
     for (let n = 0, row = 0; n < images; n++) {
-      for (let y = 0; y < half; y++) {
-        for (let x = 0; x < half; x++, row++) {
+      for (let y = 0; y < side; y++) {
+        for (let x = 0; x < side; x++, row++) {
           for (let tap = 0; tap < TAPS; tap++) {
-            const fromY = 2 * y - 1 + Math.floor(tap / 3), fromX = 2 * x - 1 + (tap % 3);
+            const fromY = y - 1 + Math.floor(tap / 3), fromX = x - 1 + (tap % 3);
             const inside = fromY >= 0 && fromY < side && fromX >= 0 && fromX < side;
             if (inside) visit(row, tap, (n * side + fromY) * side + fromX);
           }
@@ -73,8 +72,7 @@ function mamlEngine() {
 
   /* What each place of the output sees: (places x 9 channels), so that a convolution is one matrix product. */
   function patches(input, images, side, channels) {
-    const half = Math.ceil(side / 2);
-    const out = new Float32Array(images * half * half * TAPS * channels);
+    const out = new Float32Array(images * side * side * TAPS * channels);
     eachTap(images, side, (row, tap, from) => {
       const to = (row * TAPS + tap) * channels;
       for (let c = 0; c < channels; c++) out[to + c] = input[from * channels + c];
@@ -96,16 +94,18 @@ function mamlEngine() {
   function normRelu(z, channels, gain, bias) {
     const rows = z.length / channels;
     const normal = new Float32Array(z.length), out = new Float32Array(z.length);
-    const scale = new Float64Array(channels); // one over the standard deviation
-    for (let c = 0; c < channels; c++) {
-      let mean = 0, variance = 0;
-      for (let i = c; i < z.length; i += channels) mean += z[i];
-      mean /= rows;
-      for (let i = c; i < z.length; i += channels) variance += (z[i] - mean) ** 2;
-      scale[c] = 1 / Math.sqrt(variance / rows + EPSILON);
-      for (let i = c; i < z.length; i += channels) {
-        normal[i] = (z[i] - mean) * scale[c];
-        out[i] = Math.max(gain[c] * normal[i] + bias[c], 0);
+    const mean = new Float64Array(channels), scale = new Float64Array(channels); // one over the standard deviation
+    for (let i = 0; i < z.length; i += channels) {
+      for (let c = 0; c < channels; c++) mean[c] += z[i + c] / rows;
+    }
+    for (let i = 0; i < z.length; i += channels) {
+      for (let c = 0; c < channels; c++) scale[c] += (z[i + c] - mean[c]) ** 2 / rows;
+    }
+    for (let c = 0; c < channels; c++) scale[c] = 1 / Math.sqrt(scale[c] + EPSILON);
+    for (let i = 0; i < z.length; i += channels) {
+      for (let c = 0; c < channels; c++) {
+        normal[i + c] = (z[i + c] - mean[c]) * scale[c];
+        out[i + c] = Math.max(gain[c] * normal[i + c] + bias[c], 0);
       }
     }
     return { out, normal, scale };
@@ -115,44 +115,51 @@ function mamlEngine() {
   function normReluBackward(gradient, kept, channels, gain) {
     const { out, normal, scale } = kept;
     const rows = out.length / channels;
-    const dz = new Float32Array(out.length), dGain = new Float32Array(channels), dBias = new Float32Array(channels);
-    for (let c = 0; c < channels; c++) {
-      let sum = 0, along = 0;
-      for (let i = c; i < out.length; i += channels) {
-        if (out[i] <= 0) continue;
-        sum += gradient[i];
-        along += gradient[i] * normal[i];
+    const dz = new Float32Array(out.length), dGain = new Float64Array(channels), dBias = new Float64Array(channels);
+    for (let i = 0; i < out.length; i += channels) {
+      for (let c = 0; c < channels; c++) {
+        if (out[i + c] <= 0) continue;
+        dBias[c] += gradient[i + c];
+        dGain[c] += gradient[i + c] * normal[i + c];
       }
-      dBias[c] = sum;
-      dGain[c] = along;
-      // The mean and the deviation depend on all rows, so the part of the gradient that would move them is taken out.
-      for (let i = c; i < out.length; i += channels) {
-        const passed = out[i] > 0 ? gradient[i] : 0;
-        dz[i] = gain[c] * scale[c] * (passed - (sum + normal[i] * along) / rows);
+    }
+    // The mean and the deviation depend on all rows, so the part of the gradient that would move them is taken out.
+    for (let i = 0; i < out.length; i += channels) {
+      for (let c = 0; c < channels; c++) {
+        const passed = out[i + c] > 0 ? gradient[i + c] : 0;
+        dz[i + c] = gain[c] * scale[c] * (passed - (dBias[c] + normal[i + c] * dGain[c]) / rows);
       }
     }
     return { dz, dGain, dBias };
   }
 
-  /* The mean over each image's places: (images x channels). */
-  function meanPool(input, images, channels) {
-    const places = input.length / images / channels;
-    const out = new Float32Array(images * channels);
-    for (let n = 0, i = 0; n < images; n++) {
-      for (let place = 0; place < places; place++) {
-        for (let c = 0; c < channels; c++, i++) out[n * channels + c] += input[i] / places;
+  /* The largest of each 2 x 2 places, and where it stood; a last row or column without a pair is left out. */
+  function maxPool(input, images, side, channels) {
+    const half = Math.floor(side / 2);
+    const out = new Float32Array(images * half * half * channels), from = new Int32Array(out.length);
+    let o = 0;
+    for (let n = 0; n < images; n++) {
+      for (let y = 0; y < half; y++) {
+        for (let x = 0; x < half; x++) {
+          const corner = ((n * side + 2 * y) * side + 2 * x) * channels, below = side * channels;
+          for (let c = corner; c < corner + channels; c++, o++) {
+            let at = c; // the first of equals, as in PyTorch
+            if (input[c + channels] > input[at]) at = c + channels;
+            if (input[c + below] > input[at]) at = c + below;
+            if (input[c + below + channels] > input[at]) at = c + below + channels;
+            out[o] = input[at];
+            from[o] = at;
+          }
+        }
       }
     }
-    return out;
+    return { out, from };
   }
 
-  function meanPoolBackward(gradient, images, channels, places) {
-    const out = new Float32Array(images * places * channels);
-    for (let n = 0, i = 0; n < images; n++) {
-      for (let place = 0; place < places; place++) {
-        for (let c = 0; c < channels; c++, i++) out[i] = gradient[n * channels + c] / places;
-      }
-    }
+  /* The gradient of what went into `maxPool`, which had so many numbers. */
+  function maxPoolBackward(gradient, from, length) {
+    const out = new Float32Array(length);
+    for (let o = 0; o < from.length; o++) out[from[o]] += gradient[o];
     return out;
   }
 
@@ -194,20 +201,20 @@ function mamlEngine() {
     let side = SIDE, channels = 1, input = x;
     for (let b = 0; b < BLOCKS; b++) {
       const seen = patches(input, images, side, channels), inner = TAPS * channels;
-      const rows = seen.length / inner;
+      const rows = images * side * side;
       const z = new Float32Array(rows * filters);
       product(rows, inner, filters, seen, inner, 1, parameters[`block${b}.weight`], 1, inner, z);
       const norm = normRelu(z, filters, parameters[`block${b}.gain`], parameters[`block${b}.bias`]);
-      kept.push({ seen, norm, side, channels });
-      input = norm.out;
-      side = Math.ceil(side / 2);
+      const pooled = maxPool(norm.out, images, side, filters);
+      kept.push({ seen, norm, from: pooled.from, side, channels });
+      input = pooled.out;
+      side = Math.floor(side / 2); // 28, 14, 7, 3, 1
       channels = filters;
     }
-    const features = meanPool(input, images, filters);
     const logits = new Float32Array(images * ways);
-    product(images, filters, ways, features, filters, 1, parameters["head.weight"], 1, filters, logits);
+    product(images, filters, ways, input, filters, 1, parameters["head.weight"], 1, filters, logits);
     for (let i = 0; i < logits.length; i++) logits[i] += parameters["head.bias"][i % ways];
-    return { logits, features, kept, places: side * side };
+    return { logits, features: input, kept };
   }
 
   /* The gradient of a loss for every parameter, given its gradient for the logits. */
@@ -216,14 +223,13 @@ function mamlEngine() {
     const gradients = { "head.weight": new Float32Array(ways * filters), "head.bias": new Float32Array(ways) };
     product(ways, images, filters, dLogits, 1, ways, pass.features, filters, 1, gradients["head.weight"]);
     for (let i = 0; i < dLogits.length; i++) gradients["head.bias"][i % ways] += dLogits[i];
-    const dFeatures = new Float32Array(images * filters);
-    product(images, ways, filters, dLogits, ways, 1, parameters["head.weight"], filters, 1, dFeatures);
-
-    let gradient = meanPoolBackward(dFeatures, images, filters, pass.places);
+    let gradient = new Float32Array(images * filters);
+    product(images, ways, filters, dLogits, ways, 1, parameters["head.weight"], filters, 1, gradient);
     for (let b = BLOCKS - 1; b >= 0; b--) {
-      const { seen, norm, side, channels } = pass.kept[b];
-      const inner = TAPS * channels, rows = seen.length / inner;
-      const { dz, dGain, dBias } = normReluBackward(gradient, norm, filters, parameters[`block${b}.gain`]);
+      const { seen, norm, from, side, channels } = pass.kept[b];
+      const inner = TAPS * channels, rows = images * side * side;
+      const dOut = maxPoolBackward(gradient, from, norm.out.length);
+      const { dz, dGain, dBias } = normReluBackward(dOut, norm, filters, parameters[`block${b}.gain`]);
       const dWeight = new Float32Array(filters * inner);
       product(filters, rows, inner, dz, 1, filters, seen, inner, 1, dWeight);
       Object.assign(gradients, {
@@ -331,7 +337,7 @@ function mamlEngine() {
   }
 
   return {
-    SIDE, product, patches, patchesBackward, normRelu, normReluBackward, meanPool, meanPoolBackward, softmax,
+    SIDE, product, patches, patchesBackward, normRelu, normReluBackward, maxPool, maxPoolBackward, softmax,
     crossEntropy, forward, backward, adapt, classify, follower, decode,
   };
 }

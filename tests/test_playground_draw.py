@@ -1,0 +1,293 @@
+"""The playground "Draw your own": its numbers against `maml.adapt`, its page in headless Chromium, opened as a file.
+
+Skipped where there is no Playwright or no Chromium; MAMLCOURSE_CHROMIUM names another browser than the usual ones.
+Screenshots are left in runs/browser.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from itertools import islice
+from pathlib import Path
+
+import export_playground
+import pytest
+import torch
+
+from mamlcourse.pretrained import load_pretrained
+from mamlcourse.problems import Problem
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "book" / "playgrounds"
+PAGE = (FOLDER / "draw.html").as_uri()
+SHOTS = ROOT / "runs" / "browser"
+NODE = shutil.which("node")
+CHROMIUM = next(
+    (
+        path
+        for path in (os.environ.get("MAMLCOURSE_CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser")))
+        if path
+    ),
+    None,
+)
+TASKS = 50
+SCRIPTS = ("common.js", "engine.js", "weights-draw.js", "weights-glyphs.js", "draw.core.js", "draw.js")
+
+
+def test_the_committed_weights_and_characters_are_those_of_the_package():
+    assert export_playground.main(["--check"]) == 0
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no Node")
+def test_the_scripts_pass_their_own_tests():
+    tests = [str(ROOT / "tests" / "javascript" / f"{name}.test.js") for name in ("engine", "draw")]
+    done = subprocess.run([NODE, "--test", *tests], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def test_the_page_is_small_and_asks_nobody():
+    files = [FOLDER / name for name in ("draw.html", "draw.css", "common.css", *SCRIPTS)]
+    assert sum(path.stat().st_size for path in files) < 4e6
+    page = (FOLDER / "draw.html").read_text(encoding="utf-8")
+    assert re.findall(r'<script src="([^"]+)"', page) == list(SCRIPTS)
+    assert all("//" not in link for link in re.findall(r'(?:src|href)="([^"]*)"', page))
+
+
+def test_the_scripts_keep_the_rules():
+    """What a linter would say, where there may be none: strict, no `var`, no loose equality, no lines to debug by."""
+    for name in ("engine.js", "draw.core.js", "draw.js"):
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        assert text.startswith('"use strict";'), name
+        code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+        found = re.findall(r"\bvar |[^=!<>]==[^=]|!=[^=]|console\.|debugger|eval\(|innerHTML", code)
+        assert not found, f"{name}: {found}"
+        assert max(map(len, text.splitlines())) <= 122, name
+
+
+# In the browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; MAMLCOURSE_CHROMIUM can name one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens the page; in the end nothing was complained of, and nothing asked for but files of its folder."""
+    pages = []
+
+    def opened(hash="", width=1366, height=900, **choices):
+        page = browser.new_page(viewport={"width": width, "height": height}, **choices)
+        page.set_default_timeout(120_000)
+        page.asked, page.complaints = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.goto(PAGE + hash)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        assert not page.complaints
+        strangers = [url for url in page.asked if not url.startswith((FOLDER.as_uri(), "data:", "blob:"))]
+        assert not strangers
+        page.close()
+
+
+def draw(page, number, *strokes):
+    """Draw strokes, lists of places from 0 to 1, into a box with the mouse."""
+    paper = page.locator(".paper").nth(number)
+    paper.scroll_into_view_if_needed()
+    box = paper.bounding_box()
+    for stroke in strokes:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=5)
+        page.mouse.up()
+
+
+SHAPES = (
+    [[(0.2, 0.8), (0.5, 0.2), (0.8, 0.8)], [(0.35, 0.6), (0.65, 0.6)]],  # A
+    [[(0.3, 0.2), (0.3, 0.8), (0.7, 0.8)]],  # L
+    [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]],  # X
+    [[(0.5, 0.2), (0.5, 0.8)], [(0.2, 0.2), (0.8, 0.2)]],  # T
+    [[(0.3, 0.2), (0.7, 0.2), (0.7, 0.8), (0.3, 0.8), (0.3, 0.2)]],  # a box
+)
+
+
+def beliefs(page, algorithm):
+    """What a table shows: {row: [words by step]}."""
+    rows = page.get_by_role("region", name=algorithm, exact=True).locator("tbody tr")
+    return [row.split() for row in rows.all_inner_texts()]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
+def test_the_page_adapts_as_the_package(open_page, algorithm):
+    """Logits within 1e-4 after every step, on 50 tasks: those of `maml.adapt` on the support set and each query."""
+    maml = load_pretrained(algorithm)
+    maml.backend = "loop"
+    page = open_page()
+    page.evaluate("name => { window.learner = mamlEngine().decode(DRAW_WEIGHTS[name]); }", algorithm)
+    follow = """([support, labels, queries]) => {
+        const follow = mamlEngine().follower(learner);
+        const found = follow(Float32Array.from(support), labels, Float32Array.from(queries));
+        return found.logits.map((rows) => [...rows]);
+    }"""
+    batches = Problem("glyphs", validation=5, queries=1).tasks("test", tasks_per_batch=1, seed=3)
+    differences = []
+    for batch in islice(iter(batches), TASKS):
+        support, labels, queries = batch.support_x[0], batch.support_y[0], batch.query_x[0, :2]
+        found = page.evaluate(follow, [support.flatten().tolist(), labels.tolist(), queries.flatten().tolist()])
+        for steps, rows in enumerate(found):
+            adapted = maml.adapt(support, labels, steps=steps)
+            with torch.no_grad():
+                expected = torch.stack([adapted(torch.cat([support, query[None]]))[-1] for query in queries])
+            differences.append((torch.tensor(rows).view_as(expected) - expected).abs().max())
+    assert len(differences) == TASKS * (maml.settings.inner_steps + 1)
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.browser
+def test_a_student_draws_badly_and_mends_it(open_page):
+    page = open_page()
+    status = page.locator("#status")
+    assert "Draw five characters" in status.inner_text()
+    for number, shape in enumerate(SHAPES[:4]):
+        draw(page, number, *shape)
+    assert "Still empty: class 5" in status.inner_text()
+    draw(page, 4, *SHAPES[4])
+    status.get_by_text("Now draw one of the five").wait_for()
+    assert beliefs(page, "MAML")[0][-6:] == ["–"] * 6
+    assert all(re.fullmatch(r"\d+\.\d\d", loss) for loss in beliefs(page, "MAML")[5][2:])
+
+    # A query like class 3, smaller, elsewhere and shaky.
+    draw(page, 5, [(0.1, 0.12), (0.33, 0.4), (0.5, 0.6)], [(0.52, 0.1), (0.3, 0.37), (0.08, 0.58)])
+    status.get_by_text("MAML++ class 3").wait_for()
+    said = status.inner_text()
+    assert "by MAML class 3" in said and "FOMAML class 3" in said
+    for algorithm in ("MAML", "FOMAML", "MAML++"):
+        by_class = [[int(share.rstrip("%")) for share in row[-6:]] for row in beliefs(page, algorithm)[:5]]
+        assert all(97 <= sum(shares) <= 103 for shares in zip(*by_class))  # rounded
+        assert by_class[2][5] > by_class[2][0]
+
+    # A stroke too many, undone; a box cleared, undone; the numbers are those of before.
+    shown = beliefs(page, "MAML++")
+    draw(page, 1, [(0.1, 0.1), (0.9, 0.1)])
+    page.wait_for_function("words => document.getElementById('status').innerText !== words", arg=said)
+    page.get_by_role("button", name="Undo in class 2").click()
+    page.get_by_role("button", name="Clear query").click()
+    status.get_by_text("Now draw one of the five").wait_for()
+    page.get_by_role("button", name="Undo in query").click()
+    status.get_by_text("MAML++ class 3").wait_for()
+    assert beliefs(page, "MAML++") == shown
+    page.get_by_role("button", name="Clear all").click()
+    assert "Draw five characters" in status.inner_text()
+    assert page.get_by_role("button", name="Clear class 1").is_disabled()
+
+
+@pytest.mark.browser
+def test_a_link_brings_the_situation_back(open_page):
+    page = open_page()
+    for number, shape in enumerate((*SHAPES, SHAPES[0])):
+        draw(page, number, *shape)
+    page.get_by_text("The query is, by").wait_for()
+    page.get_by_role("button", name="Start a round").click()
+    page.wait_for_function("location.hash.includes('round=1')")
+    address, shown, seen = page.url, beliefs(page, "MAML"), page.locator(".asked .picture").get_attribute("style")
+    again = open_page(address[address.index("#") :])
+    again.get_by_text("The query is, by").wait_for()
+    assert beliefs(again, "MAML") == shown
+    assert again.locator(".asked .picture").get_attribute("style") == seen
+    again.evaluate("location.hash = ''")
+    again.get_by_text("Draw five characters").wait_for()
+
+    broken = open_page("#d=AQEH")
+    assert "The address holds no drawings that can be read (d=AQEH…)" in broken.get_by_role("alert").inner_text()
+    draw(broken, 0, *SHAPES[0])
+    assert broken.locator("#problem").inner_text() == ""
+
+
+@pytest.mark.browser
+def test_the_keyboard_reaches_everything(open_page):
+    page = open_page()
+
+    def press_on(name):
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if (
+                page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+                == name
+            ):
+                return page.keyboard.press("Enter")
+        pytest.fail(f"Tab does not reach {name!r}")
+
+    press_on("Load an example")
+    page.get_by_text("The query is, by").wait_for()
+    press_on("Pick class 1 from the sheet")
+    page.get_by_role("dialog", name="A character for class 1").wait_for()
+    page.keyboard.press("Escape")
+    press_on("Pick class 2 from the sheet")
+    letter = page.locator(".letters button").nth(3).get_attribute("aria-label")
+    press_on(letter)
+    assert letter in page.locator(".paper").nth(1).get_attribute("aria-label")
+    press_on("Start a round")
+    page.keyboard.press("Enter")  # the first answer has the focus
+    page.get_by_text("It is class").wait_for()
+    assert page.evaluate("document.activeElement.innerText") == "Next task"
+
+
+@pytest.mark.browser
+def test_a_round_scores_reader_and_networks(open_page):
+    page = open_page("#round=5")
+    for task in range(10):
+        page.get_by_text(f"task {task + 1} of 10").wait_for()
+        page.locator(".answers button").nth(task % 5).click()
+        page.get_by_role("button", name="Another round" if task == 9 else "Next task").wait_for()
+        if task < 9:
+            page.get_by_role("button", name="Next task").click()
+    row = page.locator(".score tbody td").all_inner_texts()
+    scores = [int(words.removesuffix(" of 10")) for words in row]
+    assert len(scores) == 4 and all(0 <= score <= 10 for score in scores)
+    assert min(scores[1:]) >= 5  # chance gives two
+    page.get_by_role("button", name="Look at this task above").click()
+    page.get_by_text("The query is, by").wait_for()
+    page.get_by_role("button", name="Another round").click()
+    page.get_by_text("Round 6, task 1 of 10").wait_for()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, scheme", [(1366, "light"), (390, "light"), (1366, "dark"), (390, "dark")])
+def test_it_fits_screens_and_themes(open_page, width, scheme):
+    page = open_page("#round=2", width=width, height=844, color_scheme=scheme, reduced_motion="reduce")
+    page.get_by_role("button", name="Load an example").click()
+    page.get_by_text("The query is, by").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Everything that can be pressed has a name, and is large enough for a finger.
+    for control in page.locator("main button").all():
+        assert control.get_attribute("aria-label") or control.inner_text()
+        assert control.bounding_box()["height"] >= 24
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SHOTS / f"draw-{width}-{scheme}.png"), full_page=True)
+
+
+@pytest.mark.browser
+def test_a_finger_draws_and_does_not_scroll(browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    page.goto(PAGE)
+    assert page.locator(".paper").first.evaluate("paper => getComputedStyle(paper).touchAction") == "none"
+    box = page.locator(".paper").first.bounding_box()
+    page.touchscreen.tap(box["x"] + 20, box["y"] + 20)
+    assert "1 stroke" in page.locator(".paper").first.get_attribute("aria-label")
+    page.close()
