@@ -135,7 +135,7 @@ def beliefs(page, algorithm):
 @pytest.mark.browser
 @pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
 def test_the_page_adapts_as_the_package(open_page, algorithm):
-    """Logits within 1e-4 after every step, on 50 tasks: those of `maml.adapt` on the support set and each query."""
+    """Logits within 1e-4 of those of `maml.adapt`, on 50 tasks, after every step on the first of them."""
     maml = load_pretrained(algorithm)
     maml.backend = "loop"
     page = open_page()
@@ -147,15 +147,16 @@ def test_the_page_adapts_as_the_package(open_page, algorithm):
     }"""
     batches = Problem("glyphs", validation=5, queries=1).tasks("test", tasks_per_batch=1, seed=3)
     differences = []
-    for batch in islice(iter(batches), TASKS):
-        support, labels, queries = batch.support_x[0], batch.support_y[0], batch.query_x[0, :2]
-        found = page.evaluate(follow, [support.flatten().tolist(), labels.tolist(), queries.flatten().tolist()])
-        for steps, rows in enumerate(found):
+    for task, batch in enumerate(islice(iter(batches), TASKS)):
+        support, labels, query = batch.support_x[0], batch.support_y[0], batch.query_x[0, task % 5, None]
+        found = page.evaluate(follow, [support.flatten().tolist(), labels.tolist(), query.flatten().tolist()])
+        last = maml.settings.inner_steps
+        for steps in range(last + 1) if task < 5 else [last]:  # an adapted copy for each step takes its time
             adapted = maml.adapt(support, labels, steps=steps)
             with torch.no_grad():
-                expected = torch.stack([adapted(torch.cat([support, query[None]]))[-1] for query in queries])
-            differences.append((torch.tensor(rows).view_as(expected) - expected).abs().max())
-    assert len(differences) == TASKS * (maml.settings.inner_steps + 1)
+                expected = adapted(torch.cat([support, query]))[-1]
+            differences.append((torch.tensor(found[steps]) - expected).abs().max())
+    assert len(differences) == TASKS + 5 * maml.settings.inner_steps
     assert max(differences) < 1e-4
 
 

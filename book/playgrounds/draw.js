@@ -72,14 +72,22 @@
   const sheetOfPaper = document.createElement("canvas");
   sheetOfPaper.width = sheetOfPaper.height = core.SIDE;
 
-  /* An image as an element: ink in the colour of text, in both themes. `words` names it; without, it is decoration. */
-  function picture(image, words = "", kind = "") {
+  const made = new WeakMap(); // what was made before: an image of each box, an address of each image
+  const once = (key, make) => made.get(key) ?? (made.set(key, make(key)), made.get(key));
+  const imageOf = (box) => once(box, () => core.imageOf(box, characters));
+
+  function urlOf(image) {
     const context = sheetOfPaper.getContext("2d", { willReadFrequently: true });
     const pixels = context.createImageData(core.SIDE, core.SIDE);
     image.forEach((ink, i) => (pixels.data[4 * i + 3] = 255 * ink));
     context.putImageData(pixels, 0, 0);
+    return sheetOfPaper.toDataURL();
+  }
+
+  /* An image as an element: ink in the colour of text, in both themes. `words` names it; without, it is decoration. */
+  function picture(image, words = "", kind = "") {
     const naming = words ? { role: "img", "aria-label": words } : { "aria-hidden": "true" };
-    return element("span", { class: `picture ${kind}`, style: `--ink: url(${sheetOfPaper.toDataURL()})`, ...naming });
+    return element("span", { class: `picture ${kind}`, style: `--ink: url(${once(image, urlOf)})`, ...naming });
   }
 
   const framed = (image, words) => element("span", { class: "framed" }, picture(image, words, "exact"));
@@ -160,11 +168,11 @@
   function show(number, box) {
     const { paper, seen, undo, clear } = papers[number];
     const lines = (box.strokes || []).map(lineOf);
-    const letter = box.strokes ? [] : [picture(core.imageOf(box, characters))];
+    const letter = box.strokes ? [] : [picture(imageOf(box))];
     const whole = `0 0 ${core.GRID} ${core.GRID}`;
     paper.replaceChildren(svg("svg", { viewBox: whole, "aria-hidden": "true" }, ...lines), ...letter);
     paper.setAttribute("aria-label", `${titleOf(number)}: ${inWords(box)}`);
-    const small = () => framed(core.imageOf(box, characters), `${titleOf(number)} as the networks see it`);
+    const small = () => framed(imageOf(box), `${titleOf(number)} as the networks see it`);
     seen.replaceChildren(...(core.isEmpty(box) ? [] : [small()]));
     undo.disabled = !past[number].length;
     clear.disabled = core.isEmpty(box);
@@ -232,10 +240,12 @@
       if (all) return say("Draw five characters, or load an example.");
       return say(`Still empty: class ${which}. The networks adapt once all five are there.`);
     }
-    const images = shown.map((box) => core.imageOf(box, characters));
+    const images = shown.map(imageOf);
     const asked = core.isEmpty(shown[QUERY]) ? [] : [images[QUERY]];
     const began = performance.now();
+    const patience = setTimeout(() => mine === latest && say("The networks adapt …"), 300);
     const found = await adapted("boxes", images.slice(0, WAYS), asked);
+    clearTimeout(patience);
     if (mine !== latest) return; // something was drawn meanwhile
     const took = Math.round(performance.now() - began);
     NAMES.forEach((name) => showBelief(name, found[name], shown, images));
@@ -349,12 +359,11 @@
   function ask(tasks, number, score) {
     const { support, query, label } = tasks[number];
     const reached = byId("round").contains(document.activeElement); // then the focus stays in the round
-    const imagesOf = (some) => some.map((box) => core.imageOf(box, characters));
-    const found = adapted("round", imagesOf(support), imagesOf([query])); // while the reader thinks
+    const found = adapted("round", support.map(imageOf), [imageOf(query)]); // while the reader thinks
     const verdict = element("p", { role: "status" }), after = element("div", { class: "buttons" });
     const answers = support.map((box, way) => {
       const choose = () => judge(way);
-      const letter = picture(core.imageOf(box, characters), "a letter");
+      const letter = picture(imageOf(box), "a letter");
       return element("button", { type: "button", onclick: choose }, letter, `Class ${way + 1}`);
     });
 
@@ -384,7 +393,7 @@
       table.replaceWith((table = scoreTable(score, number + 1)));
     }
 
-    const asked = framed(core.imageOf(query, characters), "the query");
+    const asked = framed(imageOf(query), "the query");
     const choice = element("div", { class: "answers", role: "group", "aria-label": "Your answer" }, ...answers);
     let table = scoreTable(score, number);
     byId("round").replaceChildren(

@@ -96,16 +96,22 @@ function mamlEngine() {
     const normal = new Float32Array(z.length), out = new Float32Array(z.length);
     const mean = new Float64Array(channels), scale = new Float64Array(channels); // one over the standard deviation
     for (let i = 0; i < z.length; i += channels) {
-      for (let c = 0; c < channels; c++) mean[c] += z[i + c] / rows;
+      for (let c = 0; c < channels; c++) mean[c] += z[i + c];
     }
-    for (let i = 0; i < z.length; i += channels) {
-      for (let c = 0; c < channels; c++) scale[c] += (z[i + c] - mean[c]) ** 2 / rows;
-    }
-    for (let c = 0; c < channels; c++) scale[c] = 1 / Math.sqrt(scale[c] + EPSILON);
+    for (let c = 0; c < channels; c++) mean[c] /= rows;
     for (let i = 0; i < z.length; i += channels) {
       for (let c = 0; c < channels; c++) {
-        normal[i + c] = (z[i + c] - mean[c]) * scale[c];
-        out[i + c] = Math.max(gain[c] * normal[i + c] + bias[c], 0);
+        const away = z[i + c] - mean[c];
+        scale[c] += away * away;
+      }
+    }
+    for (let c = 0; c < channels; c++) scale[c] = 1 / Math.sqrt(scale[c] / rows + EPSILON);
+    for (let i = 0; i < z.length; i += channels) {
+      for (let c = 0; c < channels; c++) {
+        const value = (z[i + c] - mean[c]) * scale[c];
+        const raised = gain[c] * value + bias[c];
+        normal[i + c] = value;
+        out[i + c] = raised > 0 ? raised : 0;
       }
     }
     return { out, normal, scale };
@@ -143,12 +149,12 @@ function mamlEngine() {
         for (let x = 0; x < half; x++) {
           const corner = ((n * side + 2 * y) * side + 2 * x) * channels, below = side * channels;
           for (let c = corner; c < corner + channels; c++, o++) {
-            let at = c; // the first of equals, as in PyTorch
-            if (input[c + channels] > input[at]) at = c + channels;
-            if (input[c + below] > input[at]) at = c + below;
-            if (input[c + below + channels] > input[at]) at = c + below + channels;
-            out[o] = input[at];
-            from[o] = at;
+            let best = c; // the first of equals, as in PyTorch
+            if (input[c + channels] > input[best]) best = c + channels;
+            if (input[c + below] > input[best]) best = c + below;
+            if (input[c + below + channels] > input[best]) best = c + below + channels;
+            out[o] = input[best];
+            from[o] = best;
           }
         }
       }
