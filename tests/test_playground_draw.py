@@ -188,9 +188,9 @@ def test_a_student_draws_badly_and_mends_it(open_page):
     draw(page, 1, [(0.1, 0.1), (0.9, 0.1)])
     page.wait_for_function("words => document.getElementById('status').innerText !== words", arg=said)
     page.get_by_role("button", name="Undo in class 2").click()
-    page.get_by_role("button", name="Clear query").click()
+    page.get_by_role("button", name="Clear the query").click()
     status.get_by_text("Now draw one of the five").wait_for()
-    page.get_by_role("button", name="Undo in query").click()
+    page.get_by_role("button", name="Undo in the query").click()
     status.get_by_text("MAML++ class 3").wait_for()
     assert beliefs(page, "MAML++") == shown
     page.get_by_role("button", name="Clear all").click()

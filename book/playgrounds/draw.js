@@ -12,6 +12,7 @@
   const LABELS = [0, 1, 2, 3, 4];
   const byId = (id) => document.getElementById(id);
   const titleOf = (number) => (number === QUERY ? "Query" : `Class ${number + 1}`);
+  const nameOf = (number) => (number === QUERY ? "the query" : `class ${number + 1}`);
   const percent = (share) => `${Math.round(100 * share)}%`;
 
   const th = (scope, ...words) => element("th", { scope }, ...words);
@@ -113,7 +114,7 @@
   function makeBox(number) {
     const paper = element("div", { class: "paper", role: "img" });
     const seen = element("span", {});
-    const name = titleOf(number).toLowerCase();
+    const name = nameOf(number);
     const undo = button("Undo", () => undoIn(number), { "aria-label": `Undo in ${name}` });
     const clear = button("Clear", () => change(number, core.EMPTY), { "aria-label": `Clear ${name}` });
     const pick = button("Pick", () => openSheet(number), { "aria-label": `Pick ${name} from the sheet` });
@@ -312,7 +313,7 @@
 
   function showSheet(choice) {
     Object.assign(chosen, choice);
-    title.textContent = `A character for ${titleOf(chosen.number).toLowerCase()}`;
+    title.textContent = `A character for ${nameOf(chosen.number)}`;
     choosers.script.show(chosen.script);
     choosers.writer.show(chosen.writer);
     const { writer } = chosen;
