@@ -211,6 +211,9 @@ def test_a_link_brings_the_situation_back(open_page):
     again.get_by_text("The query is, by").wait_for()
     assert beliefs(again, "MAML") == shown
     assert again.locator(".asked .picture").get_attribute("style") == seen
+    for _ in SHAPES[0]:  # a drawing from a link can be undone, too
+        again.get_by_role("button", name="Undo in the query").click()
+    assert "Query: empty" in again.locator(".query .paper").get_attribute("aria-label")
     again.evaluate("location.hash = ''")
     again.get_by_text("Draw five characters").wait_for()
 

@@ -206,6 +206,9 @@
   function showState({ d, round }) {
     if (d !== (boxes.every(core.isEmpty) ? "" : core.encoded(boxes)) || shownText === null) {
       boxes = (d ? core.decoded(d, WAYS + 1, characters) : NOTHING) || NOTHING;
+      boxes.forEach((box, number) => { // what came by a link can be undone stroke by stroke
+        past[number] = (box.strokes || []).map((_, strokes) => ({ strokes: box.strokes.slice(0, strokes) }));
+      });
     }
     const readable = !d || !boxes.every(core.isEmpty);
     byId("problem").textContent = readable ? "" :
@@ -329,13 +332,21 @@
 
   // ---- Examples
 
+  // Drawn by hand, as the address has it: a spiral, a house, a fish, a star, waves; and another fish.
+  const BY_HAND =
+    "AQEdjICPhI-NiZd3nmKYWY9Sg1B1Vl9hUnBIg0OhRrVQxGDPddKMzaXIsLfFoNWD3WXdVdk5yyG1GKcSmAIGMtc0boAqznDL2DLVBGzW" +
+    "bqCSoZPVAxK0kLCXpKKTqnWwYK9MqzOeJYwjfitrPltQVGVQhFKXWK1mtnMEtHDkTuKytZECTnBPcQEGgB6szSZi3F5Q0oAeAhIeZC1_" +
+    "NoY7hUV6XUtnQmxCe1SOe5iFnYaihKx3v1DJRNND4VgSHqsouzLDNsNAu12LZ4dsiXaUibeOvZjDncKnuLqWyYfTi-GgAxCXo46ugbhy" +
+    "vljASLwzsSWfIYokfDBqTFplWH1fi2eZeQSYdsRkvraUpgJCekR8";
+
   let example = 0;
-  /* Five letters of one script, and one of them by another writer; every call the next script. */
+  /* First what was drawn by hand; after that, each time another script: five letters, and one by another writer. */
   function loadExample() {
-    const script = scripts[example % scripts.length];
+    const number = example++;
+    if (number === 0) return setBoxes(core.decoded(BY_HAND, WAYS + 1, characters));
+    const script = scripts[number % scripts.length];
     const found = characters.letters.flatMap(([of], letter) => (of === script ? [letter] : [])).slice(0, WAYS);
-    const asked = { letter: found[(example + 2) % WAYS], writer: 3 };
-    example++;
+    const asked = { letter: found[(number + 2) % WAYS], writer: 3 };
     setBoxes([...found.map((letter) => ({ letter, writer: 0 })), asked]);
   }
 
