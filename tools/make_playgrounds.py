@@ -193,7 +193,10 @@ def pictures(chromium: str = shutil.which("chromium") or "chromium") -> None:
         for name, situation in PICTURES.items():
             if (FOLDER / f"{name}.html").exists():
                 page.goto(f"{(FOLDER / name).as_uri()}.html#{situation}")
-                page.locator(".stage").evaluate("stage => stage.scrollIntoView()")
+                if name == "draw":
+                    page.get_by_role("button", name="Load an example").click()
+                    page.get_by_text("Computed in").wait_for()
+                page.locator(".stage, .boxes").first.evaluate("stage => stage.scrollIntoView()")
                 page.wait_for_timeout(500)
                 Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(
                     FOLDER / "pictures" / f"{name}.png", optimize=True
