@@ -9,7 +9,7 @@ compare: .venv/ready
 
 # A file or notebook stays with one worker. In their own order the last ones are short; in xdist's, by the number of
 # tests, the last are files of few and long tests, for which the other workers would wait.
-test: .venv/classroom
+test: .venv/classroom build/.venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder \
 		--nbval-lax --nbval-cell-timeout 600
 
