@@ -112,9 +112,7 @@ def compare_settings(
     for budget in budgets.values():
         check_number("train_tasks", budget, at_least=tasks_per_batch, at_most=LARGEST_BUDGET, integer=True)
         if budget % tasks_per_batch:
-            raise InputError(
-                f"train_tasks: expected a multiple of tasks_per_batch ({tasks_per_batch}), got {budget}."
-            )
+            raise InputError(f"train_tasks: expected a multiple of tasks_per_batch ({tasks_per_batch}), got {budget}.")
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds: expected at least one and none twice, got {seeds}.")
@@ -128,10 +126,7 @@ def compare_settings(
         "tasks_per_batch": tasks_per_batch,
         "eval_tasks": eval_tasks,
         "seeds": [],
-        "algorithms": {
-            name: {"settings": chosen.to_record(), "runs": []}
-            for name, chosen in settings.items()
-        },
+        "algorithms": {name: {"settings": chosen.to_record(), "runs": []} for name, chosen in settings.items()},
     }
     with nullcontext() if file is None else only_writer(Path(file)):
         if file is not None and not overwrite and Path(file).exists():
@@ -300,9 +295,7 @@ def paired_difference(record: dict, name: str, other: str, values: str = "task_a
     return paired(*([run[values] for run in record["algorithms"][n]["runs"]] for n in (name, other)))
 
 
-def claim(
-    record: dict, name: str, other: str, statement: str, source: str, values: str = "task_accuracies"
-) -> Claim:
+def claim(record: dict, name: str, other: str, statement: str, source: str, values: str = "task_accuracies") -> Claim:
     """A claim about two algorithms, judged by a comparison: that `name` is more accurate than `other`.
 
     Args:

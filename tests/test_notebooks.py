@@ -17,7 +17,7 @@ from mamlcourse.records import read_json
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 RUNNER = runpy.run_path(str(ROOT / "tools" / "run_notebooks.py"))
-FIGURE = runpy.run_path(str(ROOT / "book" / "course.py"))["FIGURE"]
+FIGURE = runpy.run_path(str(ROOT / "book" / "texts.py"))["FIGURE"]
 COURSE = {
     "00_start_here": "00 Start here",
     "01_few_shot_tasks": "01 Few-shot tasks",

@@ -469,14 +469,17 @@ def test_the_trajectories_by_mouse(visit):
     for button, failure in (("Worst task", "worst"), ("Most disputed task", "disputed")):
         page.get_by_role("button", name=button).click()
         number = str(data["failures"][failure])
-        assert status.inner_text().startswith(f"Task {number}, ") and "step 5 of 5" in status.inner_text()
+        shows = "number => document.querySelector('#status').textContent.startsWith(`Task ${number}, `)"
+        page.wait_for_function(shows, arg=number)
+        assert "step 5 of 5" in status.inner_text()
         correct = data["tasks"][number]["learners"]["fomaml"]["correct"][5]
         assert f"FOMAML {correct} of 25 correct" in status.inner_text()
         wrong = page.get_by_role("region", name="Predictions of FOMAML").locator(".wrong")
         assert wrong.count() == 25 - correct
     page.wait_for_function("location.hash.includes('step=5')")
+    page.wait_for_function(f"location.hash.includes('task={number}')")
     page.reload()
-    assert status.inner_text().startswith(f"Task {number}, ")
+    page.wait_for_function(shows, arg=number)
     assert maps.count() == 3
     page.get_by_role("checkbox", name="FOMAML").uncheck()
     assert maps.count() == 2 and "FOMAML" not in status.inner_text()

@@ -245,8 +245,12 @@ def test_flags_alone_choose_the_algorithm(first_order, plus_plus):
     assert settings.name == ("fo" if first_order else "") + "maml" + ("++" if plus_plus else "")
     assert (settings.inner_lr, settings.outer_lr, settings.inner_steps) == (0.4, 0.02, 2)
     assert (settings.multi_step_loss == "annealed") == (settings.learned_lr == "parameter_step") == plus_plus
-    assert settings.per_step_norm == settings.cosine == plus_plus == bool(maml.meta_params().learning_rates) == bool(
-        maml.meta_params().norms
+    assert (
+        settings.per_step_norm
+        == settings.cosine
+        == plus_plus
+        == bool(maml.meta_params().learning_rates)
+        == bool(maml.meta_params().norms)
     )
     if plus_plus:
         assert any((lr != 0.4).any() for lr in maml.learning_rates.parameters())  # the learning rates were learned too

@@ -6,6 +6,8 @@ of a task have an influence on its gradient, and the parameters on each other's.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from .detector import judge_detector
@@ -167,21 +169,24 @@ def _autograd(task_loss, parameters, task):
 
 
 def _version(choose, noise=0.0):
-    """A function that computes a meta-gradient from the tasks that `choose` leaves."""
+    """A function that computes a meta-gradient from the tasks that `choose` leaves; with noise, its last digits are
+    others in each of nine calls, up to four times so much (relative)."""
+    calls = itertools.count()
 
     def meta_gradient(task_loss, parameters, batch):
         tasks = choose(list(zip(*batch)))
         mean = _mean([_autograd(task_loss, parameters, task) for task in tasks])
-        return {name: g * (1 + noise * (torch.rand(()).item() - 0.5)) for name, g in mean.items()}
+        factor = 1 + noise * (next(calls) % 9 - 4)
+        return {name: g * factor for name, g in mean.items()}
 
     return meta_gradient
 
 
 VERSIONS = {  # version: (does every task count, the function)
     "mean": (True, _version(lambda tasks: tasks)),
-    "shuffled": (True, _version(lambda tasks: tasks[::-1], noise=6e-7)),
+    "shuffled": (True, _version(lambda tasks: tasks[::-1], noise=2.4e-7)),
     "last": (False, _version(lambda tasks: tasks[-1:])),
-    "rounded": (False, _version(lambda tasks: tasks[-1:], noise=6e-7)),
+    "rounded": (False, _version(lambda tasks: tasks[-1:], noise=2.4e-7)),
     "first": (False, _version(lambda tasks: tasks[:1])),
     "middle": (False, _version(lambda tasks: tasks[: len(tasks) // 2] + tasks[len(tasks) // 2 + 1 :])),
     "but the last": (False, _version(lambda tasks: tasks[:-1])),

@@ -329,8 +329,10 @@ def _test(run: Plan, maml: MAML, best: list[dict], device) -> dict:
             "worst_decile_by_step": _rounded(map(worst_decile, longer.accuracies.T.tolist())),
             "any_rise_by_step": _share_by_step(longer.rises),
             "rises": {
-                "size": RISE, "query": _share_by_step(longer.overshoots()),
-                "too_long": _share_by_step(longer.too_long()), "overfits": _share_by_step(longer.overfits()),
+                "size": RISE,
+                "query": _share_by_step(longer.overshoots()),
+                "too_long": _share_by_step(longer.too_long()),
+                "overfits": _share_by_step(longer.overfits()),
             },
         },
     }
