@@ -36,10 +36,10 @@ def test_the_citation_has_what_its_schema_requires():
 
 def test_the_paper_says_what_the_records_say():
     paper = " ".join(text("paper.md").split())
-    for name in ("omniglot-200-tasks", "omniglot-200-tasks-original-rates"):
+    for name in ("equal-search-test", "omniglot-200-tasks-original-rates"):
         record = read_json(ROOT / "results" / f"{name}.json")
         (accuracies,) = [row[1:] for row in comparison.rows(record) if row[0].startswith("test accuracy")]
-        assert len(accuracies) == 3 and all(f"{accuracy}%" in paper for accuracy in accuracies)
+        assert len(accuracies) >= 3 and all(f"{accuracy}%" in paper for accuracy in accuracies)
     cited = set(re.findall(r"@(\w+)", paper))
     assert cited == set(re.findall(r"^@\w+\{(\w+),", text("paper.bib"), re.MULTILINE))
 
