@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 # Two-sided 95% quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; beyond, the normal's is near.
 STUDENT_95 = (
@@ -56,6 +56,20 @@ def paired_difference(by_seed: list[list[float]], others: list[list[float]]) -> 
     """
     differences = [[a - b for a, b in zip(*seeds)] for seeds in zip(by_seed, others)]
     return fmean(map(fmean, differences)), seeds_and_tasks_ci(differences)
+
+
+def median_interval(values) -> tuple[float, float]:
+    """(median, how far its 95% confidence interval reaches on the wider side), whatever the distribution.
+
+    Args:
+        values: independent, such as the ratios of rounds; of fewer than six there is no interval, which is infinite.
+    """
+    ordered, middle, n = sorted(values), median(values), len(values)
+    tails = [2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n for k in range(n // 2)]
+    left_out = sum(tail <= 0.05 for tail in tails)  # of the values, at each end
+    if not left_out:
+        return middle, math.inf
+    return middle, max(ordered[n - left_out] - middle, middle - ordered[left_out - 1])
 
 
 def verdict(difference: float, half_width: float) -> str:

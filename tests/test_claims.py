@@ -10,6 +10,7 @@ from mamlcourse.claims import SOURCES, Claim, table
 from mamlcourse.stats import (
     ci95,
     interval_in_words,
+    median_interval,
     paired_difference,
     seeds_and_tasks_ci,
     verdict,
@@ -89,3 +90,10 @@ def test_a_comparison_judges_a_claim_by_accuracy_and_by_loss():
     assert loss.difference == pytest.approx(0.45) and loss.measure == "test loss, MAML - MAML++"
     with pytest.raises(InputError, match="The values"):
         comparison.claim(record, "maml", "maml++", "better", SOURCES[1], "losses")
+
+
+def test_the_interval_of_a_median_needs_six_values_and_minds_no_outlier():
+    assert median_interval([3, 1, 2, 5, 4]) == (3, math.inf)
+    assert median_interval([1, 2, 3, 4, 5, 6]) == (3.5, 2.5)  # 2 / 2^6 = 0.03 lies outside the whole range
+    # Of 15 values the fourth from each end: 2 (1 + 15 + 105 + 455) / 2^15 = 0.035.
+    assert median_interval([*range(1, 15), 1000]) == (8, 4)

@@ -228,7 +228,7 @@ def tasks_needed(function) -> None:
         exact = (NORMAL_95 * std / half) ** 2
         compare("The number of tasks", seen, math.ceil(exact), (
             (math.floor(exact), "Round up: with the tasks rounded down the interval is a little too wide."),
-            (exact, "Round up to a whole number of tasks."),
+            (exact, "Round up to an integer number of tasks."),
             (math.ceil(NORMAL_95 * std / half), "Take the square: the width falls with the root of the tasks."),
             (math.ceil((std / half) ** 2), "Put the 1.96 in: this many tasks make the standard error that small."),
         ), tolerance=1e-6)  # fmt: skip

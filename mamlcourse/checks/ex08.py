@@ -52,7 +52,8 @@ def _judge_learning_rates(adapt, generator, trained, steps):
          "Take each learning rate by its name: they were matched by position, but the dictionaries may have different "
          "orders."),
         (adapted(constant, lambda n, s: fixed[n][at(s)].abs()),
-         "Leave out abs() and softplus, as learned rates are free to change sign: one below zero was made positive."),
+         "Leave out abs() and softplus, as learned learning rates are free to change sign: one below zero was made "
+         "positive."),
         (adapted(constant, lambda n, s: fixed[n][at(s)].clamp(min=0)),
          "Leave a learning rate below zero as it is, as learned ones are free to change sign: it was cut off at zero."),
         (adapted(constant, lambda n, s: fixed[n].mean()),

@@ -24,7 +24,7 @@ BATCHES = 3
 MANY = 300  # meta-batches which a stream must have; as many as come in SECONDS are asked for
 SECONDS = 1.0
 ENOUGH_TASKS = 50
-PICTURE = 16  # inputs of so many numbers do not come twice by chance
+IMAGE = 16  # inputs of so many numbers do not come twice by chance
 CLAIMS = ("better", "worse", "undecided")
 
 
@@ -154,10 +154,10 @@ def _judge_overlap(train, test, whose):
             'Sample unseen tasks apart, as with the seed 2 * seed + (part == "test"): a task of "train" is also one of '
             f'"test", for {whose}.'
         )
-    if test[0].support_x[0, 0].numel() >= PICTURE and test[0].support_y.dtype == torch.int64:
-        pictures = [{tuple(x.flatten().tolist()) for batch in part for x in batch.support_x.flatten(0, 1)}
+    if test[0].support_x[0, 0].numel() >= IMAGE and test[0].support_y.dtype == torch.int64:
+        images = [{tuple(x.flatten().tolist()) for batch in part for x in batch.support_x.flatten(0, 1)}
                     for part in (train[:20], test)]  # fmt: skip
-        if pictures[0] & pictures[1]:
+        if images[0] & images[1]:
             raise CheckFailed('Keep the classes apart: an input of "train" is also in a task of "test".')
 
 
@@ -211,7 +211,7 @@ def _judge_fit(model, train):
     else:
         if outputs.shape != y.shape and y.ndim == 1 and outputs.ndim == 2 and torch.equal(y, y.round()):
             raise CheckFailed(
-                f"Give labels as int64, y.long(): the targets are whole numbers of dtype {y.dtype}, which stand for "
+                f"Give labels as int64, y.long(): the targets are integers of dtype {y.dtype}, which stand for "
                 "values, while the model has an output for each class."
             )
         if outputs.shape != y.shape:
