@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 # What needs torch or Matplotlib, which take seconds to import, is imported by the commands that use it.
-from .errors import InputError, check_number
+from .errors import InputError, check_choice, check_number
 from .papers import ALGORITHMS as REPRODUCED
 from .papers import SETTINGS
 from .records import check_outputs, expanded, markdown_table, provenance, write_figure, write_json, write_text
@@ -46,6 +46,7 @@ app = typer.Typer(
 
 FORMAT_WARNING = warnings.formatwarning
 BACKENDS = ("auto", "loop", "threads", "vmap", "batched", "products", "compiled")
+SCHEDULES = {"constant": False, "cosine": True, "own": None}
 LARGEST = {
     "ways": 10**5, "filters": 4096, "inner_steps": 10**4, "tasks_per_batch": 10**6, "seeds": 1000, "seed": 2**63 - 1,
 }  # fmt: skip
@@ -72,6 +73,9 @@ StepsOption = Annotated[int | None, typer.Option(help="Adaptation steps; default
 CosineOption = Annotated[
     bool | None,
     typer.Option("--cosine/--constant", help="Outer learning rate along a cosine, or constant; default the recipe's."),
+]
+ScheduleOption = Annotated[
+    str, typer.Option(help="Outer learning rate of all algorithms: constant, cosine, or own (each recipe's).")
 ]
 WaysOption = Annotated[int, typer.Option(help="Classes in a task.")]
 ShotsOption = Annotated[int, typer.Option(help="Support drawings per class.")]
@@ -127,7 +131,7 @@ def compare(
     inner_lr: InnerLrOption = None,
     outer_lr: OuterLrOption = None,
     inner_steps: StepsOption = None,
-    cosine: CosineOption = None,
+    schedule: ScheduleOption = "constant",
     ways: WaysOption = 5,
     shots: ShotsOption = 1,
     queries: QueriesOption = 15,
@@ -149,6 +153,7 @@ def compare(
     _check_output(json, ".json")
     _check_output(figure, ".png", ".svg")
     _check_sizes(ways=ways, filters=filters, inner_steps=inner_steps, tasks_per_batch=tasks_per_batch, seeds=seeds)
+    check_choice("--schedule", schedule, list(SCHEDULES))
     check_number("margin", margin, at_least=0, at_most=100)
     if not json.exists():  # else the figure is of the comparison that goes on, or the record is refused
         _check_new(figure, overwrite)
@@ -160,8 +165,8 @@ def compare(
         record = comparison.compare(
             algorithm, problem, train_tasks=train_tasks, eval_tasks=eval_tasks, tasks_per_batch=tasks_per_batch,
             seeds=range(_at_least_one("seeds", seeds)), device=device, backend=backend,
-            processes=processes, file=json, overwrite=overwrite,
-            **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, cosine=cosine),
+            processes=processes, file=json, overwrite=overwrite, cosine=SCHEDULES[schedule],
+            **_given(inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps),
         )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"; {json} has the runs that were finished, and the same command goes on" if json.exists() else ""

@@ -37,6 +37,7 @@ def compare(
     algorithms=("maml", "fomaml", "maml++"),
     problem: Problem = Problem(),  # noqa: B008 - it cannot be changed
     *,
+    cosine: bool | None = False,
     seeds=(0,),
     progress: bool = True,
     **options,
@@ -45,6 +46,8 @@ def compare(
 
     Args:
         algorithms: names of recipes; the first is what the others are compared with.
+        cosine: whether the outer learning rate of all algorithms follows a cosine, or is constant; None for each
+            recipe's own way, which compares schedules too.
         problem, seeds, progress: as in `compare_settings`.
         **options: those of `compare_settings`, and settings to change for all algorithms, such as `inner_lr=0.1`.
 
@@ -58,6 +61,8 @@ def compare(
     if not algorithms or len(set(algorithms)) < len(algorithms):
         raise InputError(f"algorithms: expected at least one name and none twice, got {algorithms}.")
     own = {name: options.pop(name) for name in list(options) if name in inspect.signature(compare_settings).parameters}
+    if cosine is not None:
+        options["cosine"] = cosine
     settings = {name: recipe(name, **options) for name in algorithms}
     return compare_settings(settings, problem, seeds=seeds, progress=progress, **own)
 
@@ -433,9 +438,9 @@ def caption(record: dict) -> str:
     return (
         f"{problem['dataset']}{tested}, {problem['ways']}-way {problem['shots']}-shot, "
         f"{problem['queries']} queries per class; "
-        f"{_budget(record)}, {record['eval_tasks']} tasks of unseen {unseen}, {seeds} seed{'s' * (seeds > 1)}; "
-        f"± is half a 95% confidence interval {interval_in_words(seeds)}; {device_in_words(record)}, "
-        f"{record['date'][:10]}."
+        f"{_budget(record)}, {_schedule(record)}, {record['eval_tasks']} tasks of unseen {unseen}, "
+        f"{seeds} seed{'s' * (seeds > 1)}; ± is half a 95% confidence interval {interval_in_words(seeds)}; "
+        f"{device_in_words(record)}, {record['date'][:10]}."
     )
 
 
@@ -457,6 +462,16 @@ def _budget(record: dict) -> str:
         return f"training tasks in batches of {size}: {each}"
     tasks = next(iter(budgets.values())) if isinstance(budgets, dict) else budgets
     return f"{tasks} training tasks ({tasks // size} batches of {size})"
+
+
+def _schedule(record: dict) -> str:
+    """The outer learning rate's schedule in words: of all algorithms, or which have a cosine and which have none."""
+    of = {name: Settings.from_record(entry["settings"]).cosine for name, entry in record["algorithms"].items()}
+    if len(set(of.values())) == 1:
+        return f"outer learning rate {'along a cosine' if any(of.values()) else 'constant'}"
+    sides = {"along a cosine": [name for name in of if of[name]], "constant": [name for name in of if not of[name]]}
+    (one, few), (other, _) = sorted(sides.items(), key=lambda side: len(side[1]))
+    return f"outer learning rate {one} for {' and '.join(map(title_of, few))}, {other} for the others"
 
 
 def markdown(record: dict) -> str:

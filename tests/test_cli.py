@@ -28,7 +28,18 @@ def test_compare_prints_a_table_and_a_recommendation_and_writes_both_files(run, 
 
 
 def test_compare_takes_any_recipes_and_rates(run, tmp_path):
-    options = ["--train-tasks", "4", "--eval-tasks", "4", "--inner-lr", "0.01", "--outer-lr", "0.001", "--cosine"]
+    options = [
+        "--train-tasks",
+        "4",
+        "--eval-tasks",
+        "4",
+        "--inner-lr",
+        "0.01",
+        "--outer-lr",
+        "0.001",
+        "--schedule",
+        "cosine",
+    ]
     algorithms = ["--algorithm", "fomaml++", "--algorithm", "reptile", "--algorithm", "anil", "--algorithm", "meta-sgd"]
     code, out, err = run("compare", *TINY, *options, *algorithms, "--json", "a.json", "--figure", "b/c.svg")
     assert code == 0, err
@@ -37,6 +48,23 @@ def test_compare_takes_any_recipes_and_rates(run, tmp_path):
     assert all(entry["settings"]["outer_lr"] == 0.001 for entry in record["algorithms"].values())
     assert all(entry["settings"]["cosine"] for entry in record["algorithms"].values())
     assert (tmp_path / "b" / "c.svg").exists()
+
+
+@pytest.mark.parametrize("schedule, expected", [("constant", (False, False)), ("own", (False, True))])
+def test_compare_gives_all_the_same_schedule_unless_told_otherwise(run, tmp_path, schedule, expected):
+    options = ["--train-tasks", "4", "--eval-tasks", "4", "--algorithm", "maml", "--algorithm", "maml++"]
+    options += [] if schedule == "constant" else ["--schedule", schedule]
+    code, out, err = run("compare", *TINY, *options, "--json", "a.json")
+    assert code == 0, err
+    record = read_json(tmp_path / "a.json")
+    assert tuple(entry["settings"]["cosine"] for entry in record["algorithms"].values()) == expected
+    words = "constant" if schedule == "constant" else "along a cosine for MAML++, constant for the others"
+    assert f"outer learning rate {words}," in " ".join(out.split())
+
+
+def test_compare_names_the_schedules(run):
+    code, _, err = run("compare", *TINY, "--schedule", "cosin")
+    assert code == 2 and "--schedule 'cosin' is unknown. Did you mean 'cosine'? Allowed: constant, cosine, own." in err
 
 
 def test_train_resume_and_evaluate(run, tmp_path):

@@ -166,6 +166,39 @@ def shifted(record, by, seed):
     return record | {"seed": seed, "task_accuracies": values, "test_accuracy": fmean(values)}
 
 
+def test_only_a_run_of_the_published_length_judges_what_is_published(finished):
+    one = papers.load_results(finished / "results")["5w1s", "maml++"][0]
+    whole = one | {"plan": one["plan"] | {"iterations": 50_000}}
+    assert papers.published_claims({("5w1s", "maml++"): [one]}) == []
+    (claim,) = papers.published_claims({("5w1s", "maml++"): [whole]})
+    assert claim.statement == "MAML++ reaches 99.47% in 5w1s" and claim.verdict == "did not hold"
+    assert claim.difference == pytest.approx(100 * one["test_accuracy"] - 99.47)
+
+
+def test_maml_and_maml_plus_plus_are_judged_where_both_trained_equally_long(finished):
+    plus = papers.load_results(finished / "results")["5w1s", "maml++"][0]
+    cells = {("5w1s", "maml-by-maml++"): [shifted(plus, -0.1, 0)], ("5w1s", "maml++"): [plus]}
+    (claim,) = papers.same_protocol_claims(cells)
+    assert claim.difference == pytest.approx(10) and claim.verdict == "held" and "over tasks alone" in claim.budget
+    longer = plus | {"plan": plus["plan"] | {"iterations": 99}}
+    assert papers.same_protocol_claims(cells | {("5w1s", "maml++"): [longer]}) == []
+
+
+def test_a_run_that_moved_says_how_long_it_was_where(finished):
+    one = papers.load_results(finished / "results")["5w1s", "maml++"][0]
+    gpu = one["slices"][0] | {"hardware": one["hardware"] | {"device": "a GPU"}, "seconds": 120.0}
+    moved = one | {"slices": [gpu, one["slices"][0] | {"seconds": 3600.0}, gpu]}
+    row = next(row for row in papers.rows({("5w1s", "maml++"): [moved]}) if row[:2] == ["5w1s", "MAML++"])
+    threads = one["hardware"]["threads"]
+    assert row[-1].endswith(f"tasks, 4 min on a GPU + 60 min on {threads} CPU thread{'s' * (threads > 1)}")
+    late = moved | {"training_seconds": 3840.0}
+    assert papers.budget_rows({("5w1s", "maml++"): [late]}, "5w1s", (1,))[1][1] == "not measured"
+    assert (
+        papers.budget_rows({("5w1s", "maml++"): [one | {"training_seconds": 3840.0}]}, "5w1s", (1,))[1][1]
+        != "not measured"
+    )
+
+
 def test_several_seeds_widen_the_intervals_and_the_captions_say_so(finished):
     one = papers.load_results(finished / "results")["5w1s", "maml++"][0]
     plus = [shifted(one, by, seed) for seed, by in enumerate((0.0, 0.01, 0.02))]

@@ -21,7 +21,7 @@ PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL
 COMPILED = re.compile(r"<!-- compiled: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 BUDGETS = re.compile(r"<!-- budgets -->\n.*?<!-- end of table -->", re.DOTALL)
 CLAIMS = re.compile(r"<!-- claims -->\n.*?<!-- end of table -->", re.DOTALL)
-PAPERS = re.compile(r"<!-- papers: (\S+) (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+PAPERS = re.compile(r"<!-- papers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -35,20 +35,15 @@ def filled(text: str) -> str:
         return f"<!-- table: {match[1]} -->\n{body}\n{source}<!-- end of table -->"
 
     def papers_table(match):
-        folder, setting = match.groups()
-        cells = tables.load_results(ROOT / folder)
+        cells = tables.load_results(ROOT / match[1])
         heading, *body = tables.rows(cells)
-        measured = [row for row in body if row[0] == setting and row[3] != tables.NOT_MEASURED]
-        parts = [
-            markdown_table([heading, *measured]), tables.caption(cells, setting),
-            *map(markdown_table, (
-                tables.paired_rows(cells, setting), tables.stability_rows(cells, setting),
-                tables.budget_rows(cells, setting, (1, 10, 50)),
-            )),
-        ]  # fmt: skip
-        sources = [origin(records[0]) for (where, _), records in cells.items() if where == setting]
-        body = "\n\n".join([*parts, "\n".join(f"- {source}" for source in sources)])
-        return f"<!-- papers: {folder} {setting} -->\n{body}\n<!-- end of table -->"
+        measured = [row for row in body if row[3] != tables.NOT_MEASURED]
+        pairs = {setting: tables.paired_rows(cells, setting) for setting in dict.fromkeys(row[0] for row in measured)}
+        columns = next(iter(pairs.values()))[0]
+        together = [[setting, *row] for setting, (_, *rows) in pairs.items() for row in rows]
+        body = f"{markdown_table([heading, *measured])}\n\n{tables.caption(cells)}"
+        body = f"{body}\n\n{markdown_table([['setting', *columns], *together])}"
+        return f"<!-- papers: {match[1]} -->\n{body}\n<!-- end of table -->"
 
     def peers_table(match):
         record = read_json(ROOT / match[1])
@@ -100,7 +95,8 @@ def judged() -> list[claims.Claim]:
         for name in ("+ learned rates", "+ multi-step loss throughout", "+ per-step norm"):
             said = f"Adding {name.removeprefix('+ ')} makes its authors' MAML more accurate"
             found.append(claim(record, name, budgets.BASE, said, paper))
-    return found + tables.published_claims(tables.load_results(ROOT / "results" / "omniglot"))
+    cells = tables.load_results(ROOT / "results" / "omniglot")
+    return found + tables.published_claims(cells) + tables.same_protocol_claims(cells)
 
 
 def _sentence(words):

@@ -14,7 +14,7 @@ from ..figures import chart
 from ..records import device_in_words, read_json
 from ..stats import interval_in_words, paired_difference, seeds_and_tasks_ci, verdict, worst_decile
 from ..styles import COLOURS, MARKS, TITLES, colour_of, mark_of, title_of
-from .reproduction import ALGORITHMS, PAPER_TASKS, RISES, SETTINGS, check_result
+from .reproduction import ALGORITHMS, PAPER_TASKS, RISES, SETTINGS, check_result, plan
 
 # Accuracy and half its 95% interval, in percent; None where the paper gives none. MAML: Finn et al. 2017, table 1.
 # FOMAML and Reptile (transductive): Nichol et al. 2018, table 2. MAML++: Antoniou et al. 2019, table 1; all but the
@@ -95,21 +95,42 @@ def rows(cells: dict) -> list[list[str]]:
 
 
 def published_claims(cells: dict) -> list[Claim]:
-    """The published accuracies as claims: that an algorithm reaches what is published, judged by our runs."""
+    """The published accuracies as claims: that an algorithm reaches what is published, judged by our runs of the
+    published length. A shorter one cannot refute what is said of a longer."""
     claims = []
     for (setting, name), records in cells.items():
-        algorithm = name.split("-by-")[0]
-        if setting in PUBLISHED.get(algorithm, {}):
+        algorithm, ran = name.split("-by-")[0], records[0]["plan"]
+        whole = ran["iterations"] >= plan(setting, algorithm, protocol=ran["protocol"]).iterations
+        if whole and setting in PUBLISHED.get(algorithm, {}):
             published, interval = PUBLISHED[algorithm][setting]
             mean, half = _over_seeds(records, "task_accuracies")
-            plan, seeds = records[0]["plan"], len(records)
-            budget = f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {seeds} seed{'s' * (seeds > 1)}, "
             claims.append(Claim(
                 SOURCES[1], f"{_title(name)} reaches {published}% in {setting}", "test accuracy, ours - published",
-                budget + f"interval {interval_in_words(seeds)}",
-                100 * mean - published, hypot(100 * half, interval or 0), digits=2,
+                _budget(ran, len(records)), 100 * mean - published, hypot(100 * half, interval or 0), digits=2,
             ))  # fmt: skip
     return claims
+
+
+def same_protocol_claims(cells: dict) -> list[Claim]:
+    """That MAML++ is more accurate than MAML, in each setting where both were trained equally long by its protocol."""
+    claims = []
+    for setting in SETTINGS:
+        both = [cells.get((setting, name)) for name in ("maml++", "maml-by-maml++")]
+        if not all(both) or both[0][0]["plan"]["iterations"] != both[1][0]["plan"]["iterations"]:
+            continue
+        if paired := _paired(*({record["seed"]: record for record in records} for records in both)):
+            seeds, mean, half = paired
+            claims.append(Claim(
+                SOURCES[1], f"MAML++ is more accurate than MAML in {setting}, both by its protocol",
+                "test accuracy, MAML++ - MAML", _budget(both[0][0]["plan"], seeds), mean, half, digits=2,
+            ))  # fmt: skip
+    return claims
+
+
+def _budget(plan: dict, seeds: int) -> str:
+    """What a claim was judged with, in words."""
+    trained = f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks"
+    return f"{trained}, {seeds} seed{'s' * (seeds > 1)}, interval {interval_in_words(seeds)}"
 
 
 def caption(cells: dict, setting: str | None = None) -> str:
@@ -121,11 +142,23 @@ def caption(cells: dict, setting: str | None = None) -> str:
 
 
 def _training(records: list[dict]) -> str:
-    """Budget, time and hardware of a cell's runs in a few words."""
-    plan, device = records[0]["plan"], device_in_words(records[0])
-    minutes = fmean(record["training_seconds"] for record in records) / 60
+    """Budget, time and hardware of a cell's runs in a few words; of a run that moved, the time on each device."""
+    plan, seconds = records[0]["plan"], {}
+    for record in records:
+        for device, spent in _seconds_by_device(record).items():
+            seconds[device] = seconds.get(device, 0) + spent
+    times = " + ".join(f"{spent / len(records) / 60:.0f} min on {device}" for device, spent in seconds.items())
     seeds = f", {len(records)} seeds" if len(records) > 1 else ""
-    return f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {minutes:.0f} min on {device}{seeds}"
+    return f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks, {times}{seeds}"
+
+
+def _seconds_by_device(record: dict) -> dict[str, float]:
+    """Seconds of training on each device that the run was on, in words."""
+    seconds = {}
+    for part in record.get("slices") or [{**record, "seconds": record["training_seconds"]}]:
+        device = device_in_words(part)
+        seconds[device] = seconds.get(device, 0) + part["seconds"]
+    return seconds
 
 
 def stability_rows(cells: dict, setting: str) -> list[list[str]]:
@@ -174,15 +207,14 @@ def paired_rows(cells: dict, setting: str) -> list[list[str]]:
     named = [(name, {record["seed"]: record for record in records})
              for (where, name), records in cells.items() if where == setting]  # fmt: skip
     for one, other in combinations(named, 2):
-        common = sorted(one[1].keys() & other[1].keys())
-        if not common or not _same_test(one[1][common[0]]["plan"], other[1][common[0]]["plan"]):
+        paired = _paired(one[1], other[1])
+        if paired is None:
             continue
-        by_seed = [[records[seed]["task_accuracies"] for seed in common] for _, records in (one, other)]
-        mean, half = (100 * value for value in paired_difference(*by_seed))
+        common, mean, half = paired
         first, second = (one, other) if mean >= 0 else (other, one)
         clearly = "clearly" if verdict(abs(mean), half) == "held" else "undecided"
-        alone = ", one seed" if len(common) == 1 else ""
-        seeds.add(len(common) == 1)
+        alone = ", one seed" if common == 1 else ""
+        seeds.add(common == 1)
         rows.append([f"{_title(first[0])} than {_title(second[0])}", f"{abs(mean):.2f} ± {half:.2f}, {clearly}", alone])
     over = interval_in_words(1 if seeds == {True} else 2)
     mixed = len(seeds) > 1
@@ -190,6 +222,17 @@ def paired_rows(cells: dict, setting: str) -> list[list[str]]:
         ["on the same tasks", f"% points more, 95% CI {over}"],
         *([pair, text + (alone if mixed else "")] for pair, text, alone in rows),
     ]
+
+
+def _paired(one: dict, other: dict) -> tuple[int, float, float] | None:
+    """Of two runs by seed, {seed: record}: the number of seeds that both have, and the mean difference of their
+    accuracies and its half interval in percentage points; None where the test tasks differ or no seed is common."""
+    common = sorted(one.keys() & other.keys())
+    if not common or not _same_test(one[common[0]]["plan"], other[common[0]]["plan"]):
+        return None
+    by_seed = [[records[seed]["task_accuracies"] for seed in common] for records in (one, other)]
+    mean, half = paired_difference(*by_seed)
+    return len(common), 100 * mean, 100 * half
 
 
 def _same_test(one: dict, other: dict) -> bool:
@@ -205,7 +248,8 @@ def budget_rows(cells: dict, setting: str, minutes=(1, 10, 60)) -> list[list[str
     """Validation accuracy of each algorithm after so many minutes of training, the heading first.
 
     It is read from the learning curves, so a schedule that would have ended earlier on a smaller budget is not
-    there to help: a lower bound for recipes that anneal their rate. A point counts up to a tenth after the time.
+    there to help: a lower bound for recipes that anneal their rate. A point counts up to a tenth after the time. Of
+    a run that moved to another device the minutes mean nothing.
     """
     table = [["algorithm", *(f"after {m} min (%)" for m in minutes), "trained on"]]
     for (where, name), records in cells.items():
@@ -218,7 +262,8 @@ def budget_rows(cells: dict, setting: str, minutes=(1, 10, 60)) -> list[list[str
                 for record in records
             ]
             longest = min(record["training_seconds"] for record in records)
-            known = all(reached) and 60 * budget <= 1.1 * longest
+            moved = any(len(_seconds_by_device(record)) > 1 for record in records)
+            known = all(reached) and 60 * budget <= 1.1 * longest and not moved
             row.append(f"{100 * fmean(values[0] for values in reached):.1f}" if known else NOT_MEASURED)
         table.append([*row, _training(records)])
     return table
