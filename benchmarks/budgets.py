@@ -42,7 +42,7 @@ def variants(budget: int) -> dict[str, Settings]:
     if budget > FEW:
         return found
     return found | {
-        "+ learned rates": recipe(BASE, **LEARNED, **LRS),
+        "+ learned learning rates": recipe(BASE, **LEARNED, **LRS),
         "+ multi-step loss throughout": recipe(BASE, **THROUGHOUT, **LRS),
         "+ both": recipe(BASE, **LEARNED, **THROUGHOUT, **LRS),
         "+ per-step norm": recipe(BASE, per_step_norm=True, **LRS),
@@ -58,7 +58,7 @@ def table(record: dict) -> list[list[str]]:
     for name, found in summary(record).items():
         first = found.difference is None
         rows.append([
-            title(name), f"{found.accuracy:.1%} ± {found.interval:.1%}",
+            title_of(name), f"{found.accuracy:.1%} ± {found.interval:.1%}",
             "" if first else f"{100 * found.difference:+.1f} ± {100 * found.difference_interval:.1f}",
             f"{found.loss:.3f} ± {found.loss_interval:.3f}",
             "" if first else f"{found.loss_difference:+.3f} ± {found.loss_difference_interval:.3f}",
@@ -73,7 +73,7 @@ def by_budget(found: dict[int, dict]) -> list[list[str]]:
     for name in dict.fromkeys(name for record in found.values() for name in record["algorithms"]):
         if name == BASE:
             continue
-        row = [title(name)]
+        row = [title_of(name)]
         for record in found.values():
             if name not in record["algorithms"]:
                 row.append("not measured")
@@ -84,11 +84,6 @@ def by_budget(found: dict[int, dict]) -> list[list[str]]:
         table.append(row)
     seeds = ["seeds", *(str(len(record["seeds"])) for record in found.values())]
     return [*table, seeds]
-
-
-def title(name: str) -> str:
-    """How a variant is written: "maml++, constant" as "MAML++, constant"."""
-    return ", ".join(map(title_of, name.split(", ")))
 
 
 def records() -> dict[int, dict]:
@@ -107,7 +102,7 @@ def difference_figure(found: dict[int, dict]) -> Figure:
             axes.errorbar(
                 [b * 1.06 ** (number - 1) for b, *_ in points], [unit * d for _, d, _ in points],
                 yerr=[unit * half for *_, half in points], marker="o^s"[number], linestyle=("-", "--", ":")[number],
-                capsize=3, label=f"{title(one)} - {title(other)}",
+                capsize=3, label=f"{title_of(one)} - {title_of(other)}",
             )  # fmt: skip
         axes.axhline(0, color="#555555", linewidth=0.8)
         axes.set_xscale("log")

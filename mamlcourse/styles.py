@@ -35,5 +35,5 @@ def mark_of(name: str) -> str:
 
 
 def title_of(name: str) -> str:
-    """How a recipe is written in text and figures; other names as they are."""
-    return TITLES.get(name, name)
+    """How a recipe is written in text and figures, a variant of it too ("maml, constant"); other names as they are."""
+    return ", ".join(TITLES.get(part, part) for part in name.split(", "))

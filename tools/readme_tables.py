@@ -15,6 +15,7 @@ from mamlcourse import claims  # noqa: E402
 from mamlcourse.comparison import caption, claim, legend, markdown, recommendation  # noqa: E402
 from mamlcourse.papers import tables  # noqa: E402
 from mamlcourse.records import markdown_table, origin, read_json  # noqa: E402
+from mamlcourse.styles import title_of  # noqa: E402
 
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 PEERS = re.compile(r"<!-- peers: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
@@ -92,8 +93,8 @@ def judged() -> list[claims.Claim]:
             said = f"MAML++ {what} than its authors' MAML, {rates}"
             found.append(claim(record, "maml++", budgets.BASE, said, paper, values))
     for record in (record for budget, record in budgeted.items() if budget <= budgets.FEW):
-        for name in ("+ learned rates", "+ multi-step loss throughout", "+ per-step norm"):
-            said = f"Adding {name.removeprefix('+ ')} makes its authors' MAML more accurate"
+        for name in ("+ learned learning rates", "+ multi-step loss throughout", "+ per-step norm"):
+            said = f"Adding {title_of(name).removeprefix('+ ')} makes its authors' MAML more accurate"
             found.append(claim(record, name, budgets.BASE, said, paper))
     cells = tables.load_results(ROOT / "results" / "omniglot")
     return found + tables.published_claims(cells) + tables.same_protocol_claims(cells)
