@@ -128,7 +128,7 @@ def multi_step_loss(weights=(0.2, 0.2, 0.6)) -> Figure:
 
 
 def learned_learning_rates(steps: int = 3, layers=("conv 1", "conv 2", "head")) -> Figure:
-    """One learning rate for all, as in MAML, beside one for each layer and step, as in MAML++.
+    """One learning rate for all, as in MAML, beside one for each layer and step, as in MAML++. Steps count from 1.
 
     Args:
         steps: K.
@@ -142,9 +142,9 @@ def learned_learning_rates(steps: int = 3, layers=("conv 1", "conv 2", "head")) 
         y = 0.5 + 0.6 * (len(layers) - 1 - row)
         axes.text(3.5, y, layer, ha="right", va="center", fontsize=9)
         for step in range(steps):
-            box(axes, (4.2 + step, y), f"α$_{{{row + 1},{step}}}$", COLOURS["maml++"])
+            box(axes, (4.2 + step, y), f"α$_{{{row + 1},{step + 1}}}$", COLOURS["maml++"])
     for step in range(steps):
-        axes.text(4.2 + step, 0.62 * len(layers) + 0.3, f"step {step}", ha="center", va="center", fontsize=8)
+        axes.text(4.2 + step, 0.62 * len(layers) + 0.3, f"step {step + 1}", ha="center", va="center", fontsize=8)
     box(axes, (1.0, 0.5 + 0.3 * (len(layers) - 1)), "α", COLOURS["maml"])
     axes.text(1.0, 0.3 * len(layers) - 0.35, "MAML: chosen by hand", ha="center", fontsize=8, color=COLOURS["maml"])
     axes.text(3.7 + steps / 2, 0.0, "MAML++: learned with θ", ha="center", fontsize=8, color=COLOURS["maml++"])
