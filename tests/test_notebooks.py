@@ -319,21 +319,39 @@ def self_test(name, notebook, course):
     return found if answered == list("12345") else [*found, f"questions with answers: {answered}, not 1 to 5"]
 
 
+def terms(name, notebook, course):
+    """Whether each word that the glossary says this lesson introduces stands in it, if only as a label in its code."""
+    text = " ".join(" ".join(cell.source for cell in notebook.cells).split()).lower()
+    words = course.glossary.get(name, [])
+    return [
+        f"the glossary names this lesson for {alike}" for alike in words if not any(w.lower() in text for w in alike)
+    ]
+
+
 CHECKS = [
     first_cell, import_cell, settings_cell, closing_sections, code_size, figures, colours, links, chain, outputs,
     private_places, executed, as_written, file_size, run_time, compared_output,
-    answers, figure_words, your_turn, self_test,
+    answers, figure_words, your_turn, self_test, terms,
 ]  # fmt: skip
 
 
 # --- The course under the lint. ---
 
 
+def read_glossary(page):
+    """{lesson: the terms that it introduces, each with its other names}."""
+    found = {}
+    for words, lesson in re.findall(r"^\| (\*\*.+?) \|.*/notebooks/(\w+)\.ipynb\) \|$", page, re.MULTILINE):
+        found.setdefault(lesson, []).append(re.findall(r"\*\*(.+?)\*\*", words))
+    return found
+
+
 @lru_cache
 def the_course():
     record = read_json(RUNNER["RECORD"]) if RUNNER["RECORD"].exists() else {"seconds": {}}
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
-    return SimpleNamespace(notebooks=notebooks, seconds=record["seconds"])
+    glossary = read_glossary((ROOT / "book" / "glossary.md").read_text(encoding="utf-8"))
+    return SimpleNamespace(notebooks=notebooks, seconds=record["seconds"], glossary=glossary)
 
 
 @pytest.mark.parametrize("name", the_course().notebooks)
@@ -345,6 +363,10 @@ def test_notebook(name, check):
 
 def test_all_notebooks_of_the_course_are_there_and_no_other():
     assert list(the_course().notebooks) == list(COURSE)
+
+
+def test_the_glossary_is_read_whole():
+    assert sum(map(len, the_course().glossary.values())) > 40 and set(the_course().glossary) <= set(COURSE)
 
 
 def test_the_whole_course_runs_within_its_time():
@@ -522,6 +544,7 @@ MUTATIONS = [
     (your_turn, without_first(SOLUTION), "no folded solution"),
     (self_test, replaced("## Test yourself", "## Test yourself", "## Quiz"), "no section 'Test yourself'"),
     (self_test, replaced("## Test yourself", "**5.**", "5."), "not 1 to 5"),
+    (terms, replaced("*Figure:", "chance", "luck"), "names this lesson for ['chance', 'guessing']"),
 ]  # fmt: skip
 
 
@@ -564,8 +587,11 @@ def good_notebook():
 def small_course():
     start = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 00 Start here\n\n## The data")])
     good = good_notebook()
+    row = "| **chance**, **guessing**: 1 / N | | | [01](../notebooks/01_few_shot_tasks.ipynb) |"
     return SimpleNamespace(
-        notebooks={"00_start_here": start, "01_few_shot_tasks": good}, seconds={"01_few_shot_tasks": 40.0}
+        notebooks={"00_start_here": start, "01_few_shot_tasks": good},
+        seconds={"01_few_shot_tasks": 40.0},
+        glossary=read_glossary(f"| term | symbol | in the papers | lesson |\n{row}\n"),
     )
 
 
