@@ -171,15 +171,21 @@ def test_only_a_run_of_the_published_length_judges_what_is_published(finished):
     whole = one | {"plan": one["plan"] | {"iterations": 50_000}}
     assert papers.published_claims({("5w1s", "maml++"): [one]}) == []
     (claim,) = papers.published_claims({("5w1s", "maml++"): [whole]})
-    assert claim.statement == "MAML++ reaches 99.47% in 5w1s" and claim.verdict == "did not hold"
+    assert claim.statement == "MAML++ reaches 99.47% in 5w1s" and claim.verdict == "undecided"  # one seed
     assert claim.difference == pytest.approx(100 * one["test_accuracy"] - 99.47)
+    (claim,) = papers.published_claims({("5w1s", "maml++"): [whole, shifted(whole, -0.001, 1)]})
+    assert claim.budget == "50,000 x 2 tasks, 2 seeds" and claim.verdict == "did not hold"
 
 
 def test_maml_and_maml_plus_plus_are_judged_where_both_trained_equally_long(finished):
     plus = papers.load_results(finished / "results")["5w1s", "maml++"][0]
     cells = {("5w1s", "maml-by-maml++"): [shifted(plus, -0.1, 0)], ("5w1s", "maml++"): [plus]}
     (claim,) = papers.same_protocol_claims(cells)
-    assert claim.difference == pytest.approx(10) and claim.verdict == "held" and "over tasks alone" in claim.budget
+    assert claim.difference == pytest.approx(10) and claim.verdict == "undecided" and "one seed" in claim.budget
+    assert claim.measure == "test accuracy, MAML++ - MAML (± 0.00 over tasks alone)"
+    for name, by in (("maml-by-maml++", -0.1), ("maml++", 0.0)):
+        cells["5w1s", name] = [shifted(plus, by, seed) for seed in (0, 1)]
+    assert papers.same_protocol_claims(cells)[0].verdict == "held"
     longer = plus | {"plan": plus["plan"] | {"iterations": 99}}
     assert papers.same_protocol_claims(cells | {("5w1s", "maml++"): [longer]}) == []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from math import hypot
+from math import hypot, nan
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -104,9 +104,9 @@ def published_claims(cells: dict) -> list[Claim]:
         if whole and setting in PUBLISHED.get(algorithm, {}):
             published, interval = PUBLISHED[algorithm][setting]
             mean, half = _over_seeds(records, "task_accuracies")
-            claims.append(Claim(
-                SOURCES[1], f"{_title(name)} reaches {published}% in {setting}", "test accuracy, ours - published",
-                _budget(ran, len(records)), 100 * mean - published, hypot(100 * half, interval or 0), digits=2,
+            claims.append(_claim(
+                f"{_title(name)} reaches {published}% in {setting}", "test accuracy, ours - published",
+                ran, len(records), 100 * mean - published, hypot(100 * half, interval or 0),
             ))  # fmt: skip
     return claims
 
@@ -120,17 +120,21 @@ def same_protocol_claims(cells: dict) -> list[Claim]:
             continue
         if paired := _paired(*({record["seed"]: record for record in records} for records in both)):
             seeds, mean, half = paired
-            claims.append(Claim(
-                SOURCES[1], f"MAML++ is more accurate than MAML in {setting}, both by its protocol",
-                "test accuracy, MAML++ - MAML", _budget(both[0][0]["plan"], seeds), mean, half, digits=2,
+            claims.append(_claim(
+                f"MAML++ is more accurate than MAML in {setting}, both by its protocol", "test accuracy, MAML++ - MAML",
+                both[0][0]["plan"], seeds, mean, half,
             ))  # fmt: skip
     return claims
 
 
-def _budget(plan: dict, seeds: int) -> str:
-    """What a claim was judged with, in words."""
+def _claim(statement: str, measure: str, plan: dict, seeds: int, difference: float, half: float) -> Claim:
+    """A claim of a paper. One run has no interval that another seed could be expected in, so it decides nothing; what
+    the tasks alone say stands beside."""
+    if seeds == 1:
+        measure, half = f"{measure} (± {half:.2f} over tasks alone)", nan
     trained = f"{plan['iterations']:,} x {plan['tasks_per_batch']} tasks"
-    return f"{trained}, {seeds} seed{'s' * (seeds > 1)}, interval {interval_in_words(seeds)}"
+    budget = f"{trained}, {seeds} seeds" if seeds > 1 else f"{trained}, one seed"
+    return Claim(SOURCES[1], statement, measure, budget, difference, half, digits=2)
 
 
 def caption(cells: dict, setting: str | None = None) -> str:
