@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test lab notebooks exercises assignment book glyphs gpu-results clean
+.PHONY: compare test lab notebooks exercises assignment student-edition slides book glyphs gpu-results clean
 
 compare: .venv/ready
 	$(BIN)/mamlcourse compare
@@ -29,6 +29,10 @@ exercises: .venv/classroom
 COURSE ?= build/classroom
 assignment: .venv/classroom
 	$(BIN)/python tools/make_exercises.py --course "$(COURSE)"
+
+# The wheel to give to a class that is graded: build/student-edition.
+student-edition: .venv/ready
+	$(BIN)/python tools/student_edition.py
 
 # The course as a web site, from the outputs that the notebooks hold: build/book/index.html. With its address, as in
 # `make book REPOSITORY=https://github.com/someone/mamlcourse`, the pages lead to the repository, to Colab and to Binder.

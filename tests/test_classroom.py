@@ -1,9 +1,12 @@
 """The round trip of a class with the real nbgrader: release, hand in, grade, give feedback."""
 
+import csv
 import os
 import re
 import runpy
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -13,6 +16,7 @@ from mamlcourse.checks.progress import EXERCISES
 
 pytest.importorskip("nbgrader", reason="the extra [classroom] is not installed; `make assignment` installs it")
 pytestmark = pytest.mark.classroom
+from mamlcourse import classroom  # noqa: E402, needs nbgrader
 
 ROOT = Path(__file__).parent.parent
 NAMES = [exercise.name for exercise in EXERCISES]
@@ -62,28 +66,43 @@ def cheating(notebook, name):
             cell.source += "\nfrom unittest.mock import Mock\nchecks = Mock()"
 
 
-STUDENTS = {"ada": (correct, NAMES), "bea": (half_done, SHORT), "cem": (wrong, SHORT), "dan": (cheating, SHORT[:1])}
+def wrong_for_hidden_tests(notebook, name):
+    """Right for the check's inputs; one part fails at an assertion of its hidden test, one raises inside it."""
+    correct(notebook, name)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("    support_x, support_y, query_x, query_y = [], [], [], []\n",
+                                          "    print('seen:', images.shape)\n"
+                                          "    if images.shape == (4, 3, 2, 2): raise ValueError('too small')\n"
+                                          "    support_x, support_y, query_x, query_y = [], [], [], []\n")  # fmt: skip
+        cell.source = cell.source.replace("if alphabet in test_alphabets]",
+                                          "if alphabet in test_alphabets - {'x'}]")  # fmt: skip
+
+
+STUDENTS = {
+    "ada": (correct, NAMES),
+    "bea": (half_done, SHORT),
+    "cem": (wrong, SHORT),
+    "dan": (cheating, SHORT[:1]),
+    "eve": (wrong_for_hidden_tests, SHORT[:1]),
+}
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """A course folder after release, hand-in, grading and feedback."""
     from nbgrader.apps import NbGraderAPI
-    from traitlets.config import Config
+    from traitlets.config import PyFileConfigLoader
 
     folder = tmp_path_factory.mktemp("classroom") / "course"
     make = runpy.run_path(str(ROOT / "tools" / "make_exercises.py"))
     make["main"](["--course", str(folder)])
-    config = Config()
-    config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "mamlcourse"
-    config.ExecutePreprocessor.timeout = 120
-    config.ClearSolutions.code_stub = {"python": make["STUB"]}  # the API does not read nbgrader_config.py
-    assert make["STUB"] in (folder / "nbgrader_config.py").read_text(encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("MAMLCOURSE_PROGRESS", "off")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        for name in ("MAMLCOURSE_PROGRESS", "OMP_NUM_THREADS", "PATH", "JUPYTER_PATH"):  # the settings change them
+            patch.setenv(name, os.environ.get(name, ""))
+        config = PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config()
+        assert config.ClearSolutions.code_stub["python"] == make["STUB"]
+        config.CourseDirectory.root = str(folder)
         api = NbGraderAPI(config=config)
         for name in NAMES:
             assert api.generate_assignment(name)["success"]
@@ -96,14 +115,16 @@ def course(tmp_path_factory):
                 nbformat.write(notebook, target / f"{name}.ipynb")
                 graded = api.autograde(name, student)
                 assert graded["success"], graded["log"]
-        feedback = api.generate_feedback(NAMES[0], "cem")
-        assert feedback["success"], feedback["log"]
+        for student in ("cem", "eve"):
+            feedback = api.generate_feedback(NAMES[0], student)
+            assert feedback["success"], feedback["log"]
         with api.gradebook as gradebook:
             scores = {
                 (student, name): gradebook.find_submission(name, student).score
                 for student, (_, names) in STUDENTS.items()
                 for name in names
             }
+            classroom.PointsByPart(to="points.csv").export(gradebook)
             defence = gradebook.find_submission("09_capstone", "ada")
             yield folder, scores, (defence.needs_manual_grade, defence.max_score)
 
@@ -146,3 +167,87 @@ def test_a_wrong_submission_gets_nothing_and_is_told_why(course):
 def test_editing_the_tests_gains_nothing(course):
     _, scores, _ = course
     assert scores["dan", SHORT[0]] == 0
+
+
+def feedback(folder, student):
+    return (folder / "feedback" / student / SHORT[0] / f"{SHORT[0]}.html").read_text(encoding="utf-8")
+
+
+def test_a_hidden_test_that_fails_says_a_sentence_to_the_teacher(course):
+    folder, scores, _ = course
+    assert scores["eve", SHORT[0]] == 0
+    graded = nbformat.read(folder / "autograded" / "eve" / SHORT[0] / f"{SHORT[0]}.ipynb", as_version=4)
+    said = [cell.outputs[0].text for cell in graded.cells if cell.get("outputs") and cell.outputs[0].get("text")]
+    said = [text for text in said if text.startswith(classroom.HIDDEN)]
+    assert re.search(
+        r"the check passed, but `assert \[.* == expected` \(line \d+ of the cell\) does not hold\.$", said[0]
+    )
+    assert re.search(r"check passed, but `sets, again = .*` \(.*\) raised ValueError: too small\.$", said[1])
+
+
+def test_feedback_shows_no_hidden_test_and_asks_no_other_host(course):
+    folder, _, _ = course
+    for student in ("cem", "eve"):
+        page = feedback(folder, student)
+        assert "hidden_test" not in page and "never seen" not in page and "seen: torch.Size" not in page
+        assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=.?(https?:)?//", page)
+    assert classroom.FOR_STUDENTS.split(":")[0] in " ".join(feedback(folder, "eve").split())
+    assert "Passed: rotated" in feedback(folder, "eve")
+
+
+def test_points_by_part_are_those_of_the_gradebook(course):
+    folder, scores, _ = course
+    with open(folder / "points.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for (student, name), score in scores.items():
+        parts = [row for row in rows if (row["student_id"], row["assignment"]) == (student, name)]
+        assert sum(float(row["points"]) for row in parts) == score
+    parts = {row["part"]: row for row in rows if (row["student_id"], row["assignment"]) == ("bea", SHORT[1])}
+    assert [float(row["points"]) for row in parts.values()] == [3, 0] and "left-out" not in " ".join(parts)
+    nothing = [row for row in rows if (row["student_id"], row["assignment"]) == ("dan", SHORT[1])]
+    assert len(nothing) == 2 and all(float(row["points"]) == 0 for row in nothing)
+    assert [row["part"] for row in rows if row["needs_a_person"]] == ["defence"]
+
+
+PLATFORMS = {  # what Moodle and Canvas call a file: the student
+    "moodle/Ada Lovelace_4711_assignsubmission_file/{}.ipynb": "Ada Lovelace",
+    "moodle/Bea \u017buk-\u00d6st_4712_assignsubmission_file_/{}.ipynb": "Bea \u017buk-\u00d6st",
+    "moodle/Cem O'Neil_4713_assignsubmission_file_{}.ipynb": "Cem O'Neil",
+    "canvas/lovelaceada_12345_67890_{}.ipynb": "lovelaceada",
+    "canvas/zukbea_LATE_12346_67891_{}-1.ipynb": "zukbea",
+    "canvas/oneilcem_12347_67892_{} (1).ipynb": "oneilcem",
+}
+
+
+def test_zip_collect_knows_the_names_that_moodle_and_canvas_give(course):
+    folder, _, _ = course
+    name = SHORT[0]
+    archive = folder / "downloaded" / name / "archive"
+    archive.mkdir(parents=True)
+    for platform in ("moodle", "canvas"):
+        with zipfile.ZipFile(archive / f"{platform}.zip", "w") as zipped:
+            for path, student in PLATFORMS.items():
+                if path.startswith(platform):
+                    zipped.writestr(path.format(name).split("/", 1)[1], student)
+            zipped.writestr("Dan Doe_4714_assignsubmission_onlinetext/onlinetext.html", "no notebook")
+    command = [sys.executable, "-m", "nbgrader", "zip_collect", name]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for student in PLATFORMS.values():
+        assert (folder / "submitted" / student / name / f"{name}.ipynb").read_text(encoding="utf-8") == student
+    assert not (folder / "submitted" / "Dan Doe").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_platform_names_find_every_exercise(name):
+    for path, student in PLATFORMS.items():
+        found = re.match(classroom.PLATFORM_NAMES, f"/somewhere/else_1/{path.format(name)}")
+        assert found and (found["student_id"], found["file_id"]) == (student, name)
+
+
+def test_formulas_are_mathml_and_what_is_none_stays():
+    cell = nbformat.v4.new_markdown_cell(r"It costs \$5 or $3. $\theta' = \tfrac12 a$ $$\sum_i w_i$$ $\frac{$")
+    source = classroom.Formulas().preprocess_cell(cell, {}, 0)[0].source
+    assert source.count("<math") == 2 and 'display="block"' in source
+    assert source.startswith(r"It costs \$5") and source.endswith(r"$\frac{$")

@@ -11,6 +11,7 @@ import argparse
 import copy
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -23,21 +24,9 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 STUB = "...  # YOUR CODE HERE"  # and no exception: the check says that there is no answer yet
-CONFIG = f'''"""nbgrader's settings for this course folder; run its commands here."""
-
-import os
-import sys
-
-# nbgrader calls alembic by name, which lies beside this Python.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-os.environ["MAMLCOURSE_PROGRESS"] = "off"  # autograding is no one's own progress
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-c = get_config()  # noqa: F821
-c.CourseDirectory.course_id = "mamlcourse"
-c.ExecutePreprocessor.timeout = 120  # seconds for a cell; one that never ends is interrupted then
-c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
-'''
+CONFIG = ROOT / "tools" / "nbgrader_config.py"
+# nbconvert's own asks another host for MathJax. Formulas are MathML instead (mamlcourse/classroom.py).
+NO_MATHJAX = "{%- macro mathjax(url='') -%}{%- endmacro %}\n"
 
 
 def solutions() -> list[Path]:
@@ -99,7 +88,11 @@ def lay_out(course: Path) -> None:
     course.mkdir(parents=True, exist_ok=True)
     settings = course / "nbgrader_config.py"
     if not settings.exists():  # a teacher's own changes stay
-        settings.write_text(CONFIG, encoding="utf-8")
+        shutil.copyfile(CONFIG, settings)
+    template = course / "jupyter" / "nbconvert" / "templates" / "base" / "mathjax.html.j2"
+    template.parent.mkdir(parents=True, exist_ok=True)
+    template.write_text(NO_MATHJAX, encoding="utf-8")
+    (course / "exchange").mkdir(exist_ok=True)
     for path in solutions():
         folder = course / "source" / path.stem
         folder.mkdir(parents=True, exist_ok=True)
