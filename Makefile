@@ -34,6 +34,14 @@ assignment: .venv/classroom
 student-edition: .venv/ready
 	$(BIN)/python tools/student_edition.py
 
+# Slides for two class hours, each one file that needs no network: build/slides. Fetches reveal.js (MIT) once, with npm.
+REVEAL := build/node_modules/reveal.js
+slides: .venv/ready $(REVEAL)
+	$(BIN)/python tools/make_slides.py $(REVEAL)
+
+$(REVEAL):
+	npm install --silent --no-save --prefix build reveal.js@6.0.2
+
 # The course as a web site, from the outputs that the notebooks hold: build/book/index.html. With its address, as in
 # `make book REPOSITORY=https://github.com/someone/mamlcourse`, the pages lead to the repository, to Colab and to Binder.
 REPOSITORY ?=
