@@ -28,15 +28,19 @@ ROOT = Path(__file__).resolve().parents[1]
 DECKS = sorted((ROOT / "book" / "slides").glob("*.md"))
 RUNGS = ("pixels", "untrained", "from scratch", "classifier", "protonet", "maml", "fomaml", "maml++")
 STYLE = """
-.reveal { font-family: "Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif; font-size: 32px; color: #222 }
-.reveal h1, .reveal h2 { font-family: inherit; text-transform: none; color: #1B3A57; letter-spacing: 0 }
-.reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.35em }
-.reveal .slides section { text-align: left }
-.reveal img { display: block; margin: 0.4em auto; max-height: 430px; max-width: 100%; border: 0; box-shadow: none }
-.reveal ul { display: block; margin-left: 1em } .reveal li { margin: 0.25em 0 }
-.reveal pre { width: 100%; font-size: 0.62em; box-shadow: none; background: #F2F2F2; border-radius: 6px }
-.reveal pre code { padding: 0.8em 1em; max-height: none } .reveal p code { font-size: 0.85em; background: #F2F2F2 }
-.reveal table { font-size: 0.72em; margin: 0.4em 0 } .reveal td, .reveal th { padding: 0.3em 0.7em }
+.reveal { font-family: "Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif; font-size: 34px; color: #222 }
+.reveal h1, .reveal h2 { color: #1B3A57; font-weight: 600; line-height: 1.15; margin-bottom: 0.5em }
+.reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.4em }
+.reveal .slides section { text-align: left; line-height: 1.35 }
+.reveal p { margin: 0.6em 0 } .reveal em { font-style: italic } .reveal strong { font-weight: 700 }
+.reveal sub { vertical-align: sub; font-size: 0.6em; font-style: normal }
+.reveal img { display: block; margin: 0.3em auto; height: 470px; max-width: 100%; object-fit: contain }
+.reveal ul { margin-left: 1em } .reveal li { margin: 0.35em 0 }
+.reveal pre, .reveal code { font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace; background: #F2F2F2 }
+.reveal pre { font-size: 0.66em; line-height: 1.4; padding: 0.8em 1em; margin: 0.6em 0; border-radius: 6px }
+.reveal p code, .reveal li code { font-size: 0.8em; padding: 0 0.2em }
+.reveal table { font-size: 0.7em; margin: 0.4em 0; white-space: nowrap } .reveal th { font-weight: 600 }
+.reveal td, .reveal th { padding: 0.35em 0.7em; border-bottom: 1px solid #CCC }
 """
 PAGE = """<!doctype html>
 <html lang="en">
@@ -51,7 +55,7 @@ PAGE = """<!doctype html>
 {slides}
 </div></div>
 {scripts}
-<script>Reveal.initialize({{hash: true, controls: true, slideNumber: "c/t", transition: "none", width: 1120, height: 680,
+<script>Reveal.initialize({{hash: true, slideNumber: "c/t", transition: "none", width: 1120, height: 680,
 plugins: [RevealNotes]}});</script>
 </body>
 </html>
@@ -78,7 +82,8 @@ def numbers() -> dict[str, str]:
         "train_tasks": record["train_tasks"],
         "origin": origin(record),
         "margin": f"{100 * comparison.MARGIN:g}",
-        "recommendation": comparison.recommendation(record).split(". ", 1)[1],
+        # Its first sentence is about the margin.
+        "recommendation": "\n".join(f"- {said}" for said in comparison.recommendation(record).split(". ")[1:]),
     }
     for title, *values in rows:
         found[f"row: {title}"] = " | ".join(values)
