@@ -34,13 +34,14 @@ STYLE = """
 .reveal .slides section { text-align: left; line-height: 1.35 }
 .reveal p { margin: 0.6em 0 } .reveal em { font-style: italic } .reveal strong { font-weight: 700 }
 .reveal sub { vertical-align: sub; font-size: 0.6em; font-style: normal }
-.reveal img { display: block; margin: 0.3em auto; height: 470px; max-width: 100%; object-fit: contain }
+.reveal img { display: block; margin: 0.3em auto; height: 440px; max-width: 100%; object-fit: contain }
 .reveal ul { margin-left: 1em } .reveal li { margin: 0.35em 0 }
 .reveal pre, .reveal code { font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace; background: #F2F2F2 }
 .reveal pre { font-size: 0.66em; line-height: 1.4; padding: 0.8em 1em; margin: 0.6em 0; border-radius: 6px }
 .reveal p code, .reveal li code { font-size: 0.8em; padding: 0 0.2em }
-.reveal table { font-size: 0.7em; margin: 0.4em 0; white-space: nowrap } .reveal th { font-weight: 600 }
-.reveal td, .reveal th { padding: 0.35em 0.7em; border-bottom: 1px solid #CCC }
+.reveal .small { font-size: 0.75em }
+.reveal table { font-size: 0.62em; margin: 0.4em 0; white-space: nowrap } .reveal th { font-weight: 600 }
+.reveal td, .reveal th { padding: 0.35em 0.6em; border-bottom: 1px solid #CCC }
 """
 PAGE = """<!doctype html>
 <html lang="en">
