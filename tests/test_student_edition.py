@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,11 @@ def installed(tmp_path_factory):
     pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("student")
     wheel = student_edition.build(folder / "wheel")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder / "site", wheel]
-    subprocess.run(command, check=True, capture_output=True)
+    if find_spec("pip"):
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder / "site", wheel]
+        subprocess.run(command, check=True, capture_output=True)
+    else:  # as in an environment that uv made
+        zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
 
 
