@@ -94,7 +94,7 @@ class Formulas(NbGraderPreprocessor):
         from latex2mathml.converter import convert
 
         try:
-            return convert(found["display"] or found["inline"], "block" if found["display"] else "inline")
+            return convert(found["display"] or found["inline"], display="block" if found["display"] else "inline")
         except Exception:  # whatever a student took for a formula stays as it was written
             return found[0]
 
