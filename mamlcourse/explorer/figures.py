@@ -29,7 +29,8 @@ from .landscape import Slice
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CORRECT, WRONG = "#005A32", "#9E1B1B"
-WIDTH, DPI = 10, 96  # inches of everything that stands across a notebook, and pixels per inch
+WIDTH, DPI = 10, 96  # inches of everything that stands across a notebook, and CSS's pixels per inch
+SHARPNESS = 2  # pixels of a widget's image for one of CSS, along each side: screens and zoomed pages show that many
 # The sheet of predictions, in pixels of a character's image: each is shown as ZOOM x ZOOM.
 ZOOM, CELL, CAPTION, GAP, MARGIN, HEADING = 2, 30, 13, 14, 14, 16
 SHAPES = {
@@ -69,7 +70,7 @@ class Frames:
 
     def __init__(self, figure: Figure, lines: list[Line2D]):
         self.lines = lines
-        figure.set_dpi(DPI)
+        figure.set_dpi(SHARPNESS * DPI)
         for line in lines:
             line.set_animated(True)  # leaves them out of the background
         self.canvas = FigureCanvasAgg(figure)
@@ -105,7 +106,7 @@ def predictions_figure(task, trajectories: dict, step: int) -> Figure:
     return figure
 
 
-def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
+def predictions_sheet(task, trajectories: dict, step: int, zoom: int = ZOOM) -> Image.Image:
     """The support set, and what each learner predicts for every query after a step, and with what probability.
 
     Under each query stands the letter of the predicted class and its probability in percent: after a tick where it is
@@ -116,6 +117,7 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
         task: a `TaskBatch` of one task of characters, sorted by label.
         trajectories: {recipe's name: `Trajectory`} of that task.
         step: 0 to K.
+        zoom: pixels of the sheet for one of a character's image, along each side.
 
     Raises:
         InputError: there is no learner or no such step.
@@ -129,11 +131,11 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
     for left, images in zip((MARGIN, *lefts), (support, *[queries] * len(lefts))):
         _paste(paper, images, left)
     sheet = Image.fromarray(paper)
-    sheet = sheet.resize((ZOOM * sheet.width, ZOOM * sheet.height), Image.Resampling.NEAREST).convert("RGB")
+    sheet = sheet.resize((zoom * sheet.width, zoom * sheet.height), Image.Resampling.NEAREST).convert("RGB")
     draw = ImageDraw.Draw(sheet)
 
     def write(x, y, text, size=8, anchor="mm", fill="black"):
-        draw.text((ZOOM * x, ZOOM * y), text, anchor=anchor, fill=fill, font=_font(size))
+        draw.text((zoom * x, zoom * y), text, anchor=anchor, fill=fill, font=_font(size * zoom))
 
     write(MARGIN, HEADING / 2, "support", anchor="lm")
     for row in range(ways):
@@ -149,7 +151,8 @@ def predictions_sheet(task, trajectories: dict, step: int) -> Image.Image:
             x, y = left + CELL * column, HEADING + row * (CELL + CAPTION) + CELL
             correct = letter == label
             if not correct:
-                draw.rectangle([ZOOM * (x + 1), ZOOM * (y + 1), ZOOM * (x + CELL - 2), ZOOM * (y + CAPTION - 2)], WRONG)
+                box = (x + 1, y + 1, x + CELL - 2, y + CAPTION - 2)
+                draw.rectangle([zoom * side for side in box], WRONG)
             text = f"{'✓' if correct else '✗'}{LETTERS[letter]} {100 * probability:.0f}"
             write(x + CELL / 2, y + CAPTION / 2 - 0.5, text, fill=CORRECT if correct else "white", size=7.5)
     return sheet
@@ -178,7 +181,7 @@ def _paste(paper, images, left) -> None:
 
 @cache
 def _font(size):
-    return ImageFont.truetype(findfont("DejaVu Sans"), size * ZOOM)  # the font that Matplotlib brings
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)  # the font that Matplotlib brings
 
 
 def progress_drawing(trajectories: dict, crowd: dict[str, Evaluation] | None = None, size=(3.9, 3.3)) -> Drawing:
@@ -305,7 +308,9 @@ def _smooth(part: Slice):
     return x, y, fine
 
 
-def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int = 5, size=(7, 3.6)) -> Drawing:
+def sinusoid_drawing(
+    learners: dict, support_x, support_y, wave=None, steps: int = 5, size=(7, 3.6), chosen: int | None = None
+) -> Drawing:
     """What each learner makes of a few points of a wave, step by step.
 
     Args:
@@ -314,6 +319,7 @@ def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int
         wave: function from x (an array) to the y that the points were sampled from; default unknown.
         steps: adaptation steps.
         size: inches.
+        chosen: the number of a point to put a ring around; default none.
 
     Raises:
         InputError: there is no learner, or the points are not two equally long vectors.
@@ -339,6 +345,9 @@ def sinusoid_drawing(learners: dict, support_x, support_y, wave=None, steps: int
         line = axes.plot(grid, fits[-1], label=title_of(name), **look)[0]
         marks.append((line, np.stack([np.column_stack([grid, fit]) for fit in fits])))
     axes.plot(x, y, "kX", markersize=9, label="support points", linestyle="")
+    if chosen is not None:
+        ring = dict(markersize=18, markerfacecolor="none", markeredgecolor="black", markeredgewidth=2)
+        axes.plot(x[chosen], y[chosen], "o", label="the chosen point", **ring)
     axes.set(xlim=(-5.1, 5.1), ylim=(-6, 6))
     axes.legend(fontsize=8, loc="upper right", ncols=2)
     return Drawing(figure, marks)

@@ -1,14 +1,8 @@
-"""Widgets to look at adaptation with: thin shells around the figures of `figures`.
-
-A figure reaches the browser as PNG in an `ipywidgets.Image`, which works in every front end. While a slider is
-dragged, front ends send its latest value as soon as the one before was handled. Each event is handled from
-beginning to end under a lock, and draws the state that the controls are in *then*: the last figure shows the last
-state, in whatever order events arrive.
-"""
+"""Widgets to look at adaptation with: thin shells around the figures of `figures`."""
 
 from __future__ import annotations
 
-import functools
+import contextvars
 import html
 import math
 import threading
@@ -19,14 +13,16 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 from torch.nn.functional import cross_entropy
-from traitlets import Unicode
 
 from ..data import Characters
 from ..errors import InputError, check_number
 from ..styles import title_of
 from ..training import History, train
+from .base import DescribedImage, Explorer, button, careful, number, row, slider_with_number
 from .figures import (
     LETTERS,
+    SHARPNESS,
+    ZOOM,
     Frames,
     TrainingCurves,
     encode,
@@ -49,61 +45,46 @@ from .landscape import (
 
 ALL_SCRIPTS = "all scripts"
 LR_FACTORS = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
+VIEWS = ("curves and landscape", "predictions", "everything")
+SECONDS_A_STEP = 0.7  # while steps are played
 
 
-class DescribedImage(widgets.Image):
-    """A PNG image with a text for those who cannot see it.
-
-    ipywidgets has no `alt`; its front end puts the tooltip on the element as its accessible name, but only for widgets
-    with a (here empty) description.
-    """
-
-    description = Unicode("").tag(sync=True)
-
-    def __init__(self, **keywords):
-        super().__init__(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"), **keywords)
-
-    def show(self, png: bytes, alt: str) -> None:
-        self.value, self.tooltip = png, alt
+def in_background(work, *arguments) -> threading.Thread:
+    """Start work in a thread of its own; what it changes in widgets is sent as if by the caller."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, *arguments), daemon=True)
+    thread.start()
+    return thread
 
 
-class _Explorer(widgets.VBox):
-    """What the widgets share: a line of text that says what is shown, and callbacks whose errors are seen."""
+class Player:
+    """A button that counts a slider up, step by step; from the beginning if it stands at the end."""
 
-    def __init__(self):
-        self._lock = threading.RLock()  # JupyterLab runs callbacks in a thread of their own, next to the cells'
-        self.status = widgets.HTML()
-        super().__init__()
+    def __init__(self, slider):
+        self.slider, self._stop = slider, None
+        self.button = button("Play", "Play the steps", icon="play")
+        self.button.on_click(self._toggle)
 
-    def say(self, text: str, role: str = "status") -> None:
-        """Show a line of text; screen readers speak it when it changes."""
-        colour = {"alert": "#9E1B1B"}.get(role, "inherit")
-        live = "assertive" if role == "alert" else "polite"
-        self.status.value = (
-            f'<div role="{role}" aria-live="{live}" style="color:{colour};line-height:1.4">{html.escape(text)}</div>'
-        )
+    def _toggle(self, _):
+        if self._stop is not None:
+            self._stop.set()
+            return
+        self._stop = threading.Event()
+        self.button.description, self.button.icon = "Pause", "pause"
+        in_background(self._play, self._stop)
 
-    def say_busy(self, text: str) -> None:
-        """Show that something takes a moment. The controls stay enabled: disabling takes the keyboard's focus away."""
-        self.say(f"⏳ Working: {text} ...")
+    def _play(self, stop):
+        try:
+            if self.slider.value == self.slider.max:
+                self.slider.value = self.slider.min
+            while not stop.wait(SECONDS_A_STEP) and self.slider.value < self.slider.max:
+                self.slider.value += 1
+        finally:
+            self._stop = None
+            self.button.description, self.button.icon = "Play", "play"
 
-    def __repr__(self):
-        return f"{type(self).__name__}: needs a running kernel; the figures of this notebook show the same at rest."
 
-
-def _careful(callback):
-    """One callback at a time. An error is shown where the person looks, and goes on to the cell or the log."""
-
-    @functools.wraps(callback)
-    def guarded(self, *arguments):
-        with self._lock:
-            try:
-                return callback(self)
-            except Exception as error:
-                self.say(f"This did not work: {error}", role="alert")
-                raise
-
-    return guarded
+class Cancelled(Exception):
+    """The person does not want to wait any longer."""
 
 
 class Setting(NamedTuple):
@@ -117,12 +98,13 @@ class Setting(NamedTuple):
     inner_lr: float
 
 
-class TrajectoryExplorer(_Explorer):
+class TrajectoryExplorer(Explorer):
     """Compare learners on the same task: predictions, loss and accuracy by step, and the way through weight space.
 
     Every control is an attribute (`step`, `task`, `seed`, `ways`, `shots`, `script`, `inner_steps`, `inner_lr`,
-    `algorithms` by name, and the buttons `worst`, `disputed`, `overshooting` and `measure`): set its `value`, or call a
-    button's `click()`, to do from code what a hand does.
+    `algorithms` by name, `view`, and the buttons `worst`, `disputed`, `overshooting`, `measure` and `cancel`): set its
+    `value`, or call a button's `click()`, to do from code what a hand does. What is not yet measured is measured in the
+    background: `wait()` returns when it is done.
 
     Args:
         learners: {recipe's name: `MAML`} for one number of ways and shots.
@@ -146,6 +128,7 @@ class TrajectoryExplorer(_Explorer):
         self.learners, self.characters, self.number = dict(learners), characters, number
         steps = next(iter(learners.values())).settings.inner_steps
         few_shot_tasks(characters, ways, shots)  # says what is wrong with them, if anything is
+        self._worker = self._stop = self._measured_for = None  # of a measurement under way
         self._make_controls(steps, ways, shots)
         self._runs, self._crowds, self._frames, self._drawn, self.words = {}, {}, {}, None, ""
         for name, evaluation in (crowd or {}).items():
@@ -159,56 +142,74 @@ class TrajectoryExplorer(_Explorer):
         self._update()
 
     def _make_controls(self, steps, ways, shots):
-        slider = functools.partial(widgets.IntSlider, layout={"width": "290px"})
-        self.step = slider(steps, 0, steps, description="Step", tooltip="Adaptation steps taken")
-        self.play = widgets.Play(value=steps, min=0, max=steps, interval=700, tooltip="Play the steps")
-        self.task = slider(0, 0, self.number - 1, description="Task", continuous_update=False)
-        self.seed = widgets.BoundedIntText(
-            0, 0, 10**9, description="Seed", tooltip="Which sequence of tasks", layout={"width": "180px"}
-        )
-        self.ways = slider(ways, 2, ways, description="Ways", continuous_update=False)
-        self.shots = slider(shots, 1, 5, description="Shots", continuous_update=False)
-        scripts = sorted(s for s in set(self.characters.alphabets) if self.characters.alphabets.count(s) >= ways)
-        self.script = widgets.Dropdown(options=[ALL_SCRIPTS, *scripts], description="Script")
-        self.inner_steps = slider(steps, 1, max(10, steps), description="Inner steps", continuous_update=False)
-        self.inner_lr = widgets.SelectionSlider(
-            options=LR_FACTORS, value=1.0, description="Inner LR", continuous_update=False, layout={"width": "290px"}
-        )
+        self.step, step = slider_with_number(steps, 0, steps, "Step", "Adaptation steps taken")
+        self.player = Player(self.step)
         self.algorithms = {
-            name: widgets.Checkbox(place < 3, description=title_of(name), indent=False, layout={"width": "110px"})
+            name: widgets.Checkbox(
+                place < 3, description=title_of(name), tooltip=f"Show {title_of(name)}", indent=False,
+                layout={"width": "auto", "margin": "2px 12px 2px 2px"},
+            )
             for place, name in enumerate(self.learners)
-        }
-        button = functools.partial(widgets.Button, layout={"width": "auto"})
-        self.worst = button(description="Worst task")
-        self.disputed = button(description="Most disputed task")
-        self.overshooting = button(description="Worst overshoot")
-        self.measure = button(description=f"Measure {self.number} tasks")
-        self.predictions, self.progress, self.landscape = DescribedImage(), DescribedImage(), DescribedImage()
-        self.letters = widgets.HTML()
-        rows = (
-            [self.play, self.step, *self.algorithms.values()],
-            [self.task, self.seed, self.worst, self.disputed, self.overshooting],
-            [self.ways, self.shots, self.script],
-            [self.inner_steps, self.inner_lr, self.measure],
+        }  # fmt: skip
+        self.task = number(0, 0, self.number - 1, "Task", f"One of {self.number} tasks")
+        self.seed = number(0, 0, 10**9, "Seed", "Which sequence of tasks")
+        self.ways = number(ways, 2, ways, "Ways", "Classes of a task")
+        self.shots = number(shots, 1, 5, "Shots", "Support examples of each class")
+        self.inner_steps = number(steps, 1, max(10, steps), "Inner steps", "Adaptation steps in all")
+        dropdown = dict(layout={"width": "auto", "margin": "2px 10px 2px 2px"}, style={"description_width": "initial"})
+        scripts = sorted(s for s in set(self.characters.alphabets) if self.characters.alphabets.count(s) >= ways)
+        self.script = widgets.Dropdown(
+            options=[ALL_SCRIPTS, *scripts], description="Script", tooltip="Take letters of one script", **dropdown
         )
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        boxes = [widgets.HBox(row, layout=wrap) for row in rows]
-        below = widgets.HBox([self.progress, self.landscape], layout=wrap)
-        self.children = [*boxes, self.status, self.predictions, self.letters, below]
+        self.inner_lr = widgets.Dropdown(
+            options=LR_FACTORS, value=1.0, description="Inner LR", tooltip="Times the inner learning rates", **dropdown
+        )
+        self.worst = button("Worst task", "The task with the lowest accuracy after the last step")
+        self.disputed = button("Most disputed task", "The task on which the learners lie furthest apart")
+        self.overshooting = button("Worst overshoot", "The task on which a loss climbs most")
+        self.measure = button(f"Measure {self.number} tasks", "See the task against others")
+        self.cancel = button("Cancel", "Stop measuring", icon="stop")
+        self.measured = widgets.HTML()
+        self.measuring = row(self.cancel, self.measured)
+        self.view = widgets.ToggleButtons(
+            options=VIEWS, tooltips=[f"Show {view}" for view in VIEWS], tooltip="What to show",
+            style={"button_width": "auto"},
+        )  # fmt: skip
+        self.predictions = DescribedImage()
+        self.progress, self.landscape = DescribedImage("39 1 0", "260px"), DescribedImage("61 1 0", "400px")
+        self.letters = widgets.HTML()
+        self.sheet = widgets.VBox([self.predictions, self.letters])
+        self.charts = row(self.progress, self.landscape)
+        self.children = [
+            row(self.player.button, step, *self.algorithms.values()),
+            row(self.task, self.seed, self.script, self.worst, self.disputed, self.overshooting),
+            row(self.ways, self.shots, self.inner_steps, self.inner_lr, self.measure),
+            self.measuring,
+            self.view,
+            self.status,
+            self.sheet,
+            self.charts,
+        ]
+        self._show_view()
+        self.measuring.layout.display = "none"
 
     def _observe(self):
-        widgets.jslink((self.play, "value"), (self.step, "value"))
-        for bound in (self.step, self.play):
-            widgets.dlink((self.inner_steps, "value"), (bound, "max"))
+        widgets.dlink((self.inner_steps, "value"), (self.step, "max"))
         for control in (
             self.step, self.task, self.seed, self.ways, self.shots, self.script, self.inner_steps, self.inner_lr,
             *self.algorithms.values(),
         ):  # fmt: skip
             control.observe(self._update, "value")
+        self.view.observe(self._show_view, "value")
         self.measure.on_click(self._measure)
         self.worst.on_click(self._to_worst)
         self.disputed.on_click(self._to_disputed)
         self.overshooting.on_click(self._to_overshooting)
+        self.cancel.on_click(lambda _: self._give_up())
+
+    def _show_view(self, change=None):
+        for box, views in ((self.charts, (VIEWS[0], VIEWS[2])), (self.sheet, VIEWS[1:])):
+            box.layout.display = "flex" if self.view.value in views else "none"
 
     # What is asked for, and what was computed already.
 
@@ -228,22 +229,68 @@ class TrajectoryExplorer(_Explorer):
         trajectory = maml.trajectory(batch, setting.inner_steps, parameters=True)
         return trajectory._replace(parameters=None), loss_slice(maml, batch, trajectory)
 
-    def _crowd(self, names) -> dict:
-        """{recipe's name: `Evaluation`} of all tasks under the present setting; measured where it is not yet known."""
-        setting = self._setting()
+    # Measuring many tasks takes a minute. It is done in the background, so that every control goes on working.
+
+    def _with_crowd(self, then) -> None:
+        """Call `then` with {recipe's name: `Evaluation`} of all tasks under the present setting.
+
+        At once, if they were measured before; otherwise when they have been, unless the person gives up or changes the
+        setting meanwhile.
+        """
+        self._give_up()
+        setting, names = self._setting(), self._chosen()
         missing = [name for name in names if (setting, name) not in self._crowds]
-        if missing:
-            mamls = {name: with_inner_lr_times(setting.inner_lr, self.learners[name]) for name in missing}
-            report = lambda done, of: self.say_busy(f"measured {done} of {of} adaptations")  # noqa: E731
-            measured = measure_crowd(mamls, self._tasks(setting), self.number, setting.inner_steps, report)
-            self._crowds |= {(setting, name): evaluation for name, evaluation in measured.items()}
-        return {name: self._crowds[setting, name] for name in names}
+        if not missing:
+            then({name: self._crowds[setting, name] for name in names} if names else {})
+            return
+        self._stop, self._measured_for = threading.Event(), setting
+        self._worker = in_background(self._measure_crowds, setting, names, missing, then, self._stop)
+
+    def _measure_crowds(self, setting, names, missing, then, stop) -> None:
+        before, of = 0, len(missing) * self.number
+
+        def report(done, _):
+            if stop.is_set():
+                raise Cancelled
+            self.measured.value = f"⏳ Measured {before + done} of {of} adaptations."
+
+        self.measuring.layout.display = "flex"
+        try:
+            for name in missing:
+                maml = with_inner_lr_times(setting.inner_lr, self.learners[name])
+                crowd = measure_crowd({name: maml}, self._tasks(setting), self.number, setting.inner_steps, report)
+                self._crowds |= {(setting, name): crowd[name]}  # kept, even if the next one is not waited for
+                before += self.number
+            with self._lock:
+                if not stop.is_set():
+                    then({name: self._crowds[setting, name] for name in names})
+        except Cancelled:
+            pass
+        except Exception as error:
+            self.say(f"This did not work: {error}", role="alert")
+            raise
+        finally:
+            if self._stop is stop:  # and not that of a later measurement
+                self.measuring.layout.display = "none"
+                self._stop = None
+
+    def _give_up(self) -> None:
+        """Stop measuring, if that is under way."""
+        if (stop := self._stop) is not None:
+            stop.set()
+
+    def wait(self) -> None:
+        """Return when what is measured in the background is done, or given up: for code that presses buttons."""
+        if self._worker is not None:
+            self._worker.join()
 
     # Callbacks.
 
-    @_careful
+    @careful
     def _update(self):
         """Draw the state that the controls are in."""
+        if self._stop is not None and self._setting() != self._measured_for:
+            self._give_up()
         names = self._chosen()
         if not names:  # not an error, but nothing to draw: the figures stay as they are
             self.say("No algorithm is chosen: tick at least one.", role="alert")
@@ -272,7 +319,7 @@ class TrajectoryExplorer(_Explorer):
         words = self.words = f"Task {number}, step {step} of {setting.inner_steps}. {in_words(trajectories, step)}."
         (progress, progress_frames), (landscape, landscape_frames) = _remember(self._frames, state[:-1], draw, 8)
         progress.at(step), landscape.at(step)
-        sheet = predictions_sheet(batch, trajectories, step)
+        sheet = predictions_sheet(batch, trajectories, step, zoom=ZOOM * SHARPNESS)
         self.predictions.show(encode(sheet), f"Support set and queries with predictions. {words}")
         self.progress.show(progress_frames.png(), f"Query loss and accuracy by step. {words}")
         self.landscape.show(landscape_frames.png(), f"Loss landscape around each path. {words}")
@@ -282,27 +329,29 @@ class TrajectoryExplorer(_Explorer):
         self.say(words)
         self._drawn = state
 
-    @_careful
+    @careful
     def _measure(self):
-        self._crowd(self._chosen())
-        self._update()
+        self._with_crowd(lambda crowd: self._update())
 
-    @_careful
+    @careful
     def _to_worst(self):
         self._jump(worst_task)
 
-    @_careful
+    @careful
     def _to_disputed(self):
         self._jump(most_disputed_task)
 
-    @_careful
+    @careful
     def _to_overshooting(self):
         self._jump(most_overshooting_task)
 
     def _jump(self, choose):
-        if self._chosen():
-            self.task.value = choose(self._crowd(self._chosen()))
-        self._update()  # the task may have been this one already
+        def jump(crowd):
+            if crowd:
+                self.task.value = choose(crowd)
+            self._update()  # the task may have been this one already
+
+        self._with_crowd(jump)
 
 
 def _remember(cache, key, make, most):
@@ -314,7 +363,7 @@ def _remember(cache, key, make, most):
     return cache[key]
 
 
-class SinusoidExplorer(_Explorer):
+class SinusoidExplorer(Explorer):
     """Drag the points of a wave and watch learners fit them, step by step.
 
     Controls are attributes: `step`, `amplitude` and `phase` (a new wave, with its points on it), `point` (which one to
@@ -338,20 +387,17 @@ class SinusoidExplorer(_Explorer):
         check_number("steps", steps, at_least=1, integer=True)
         super().__init__()
         self.learners, self.support_x = dict(learners), np.linspace(-4.5, 4.5, points)
-        slider = functools.partial(widgets.FloatSlider, step=0.05, layout={"width": "290px"})
-        integer = functools.partial(widgets.IntSlider, layout={"width": "290px"})
-        self.step = integer(min(trained, steps), 0, steps, description="Step", tooltip="Adaptation steps taken")
-        self.play = widgets.Play(value=self.step.value, max=steps, interval=700, tooltip="Play the steps")
-        self.amplitude = slider(3.0, min=0.1, max=5.0, description="Amplitude")
-        self.phase = slider(1.0, min=0.0, max=math.pi, description="Phase", tooltip="Phase in radians")
-        self.point = integer(1, 1, points, description="Point", tooltip="Which support point to drag")
-        self.x = slider(self.support_x[0], min=-5.0, max=5.0, description="its x")
-        self.y = slider(0.0, min=-6.0, max=6.0, description="its y")
+        self.step, step = slider_with_number(min(trained, steps), 0, steps, "Step", "Adaptation steps taken")
+        self.player = Player(self.step)
+        self.amplitude, amplitude = slider_with_number(3.0, 0.1, 5.0, "Amplitude", step=0.05)
+        self.phase, phase = slider_with_number(1.0, 0.0, math.pi, "Phase", "Phase in radians", step=0.05)
+        self.point, point = slider_with_number(1, 1, points, "Point", "Which support point to drag, ringed")
+        self.x, x = slider_with_number(float(self.support_x[0]), -5.0, 5.0, "Its x", step=0.05)
+        self.y, y = slider_with_number(0.0, -6.0, 6.0, "Its y", step=0.05)
         self.image = DescribedImage()
-        rows = ([self.play, self.step], [self.amplitude, self.phase], [self.point, self.x, self.y])
-        boxes = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
-        self.children = [*boxes, self.status, self.image]
-        widgets.jslink((self.play, "value"), (self.step, "value"))
+        self.children = [
+            row(self.player.button, step), row(amplitude, phase), row(point, x, y), self.status, self.image,
+        ]  # fmt: skip
         self._moving = False  # while the sliders follow a point, they do not drag it
         self._drawn = self._frames = None
         self._new_wave()
@@ -365,13 +411,12 @@ class SinusoidExplorer(_Explorer):
         """The wave that the points came from."""
         return self.amplitude.value * np.sin(x - self.phase.value)
 
-    @_careful
+    @careful
     def _new_wave(self):
         self.support_y = self.wave(self.support_x)
         self._choose_point()
-        self._update()
 
-    @_careful
+    @careful
     def _choose_point(self):
         self._moving = True
         try:
@@ -379,31 +424,37 @@ class SinusoidExplorer(_Explorer):
             self.x.value, self.y.value = self.support_x[chosen], self.support_y[chosen]
         finally:
             self._moving = False
+        self._update()
 
-    @_careful
+    @careful
     def _drag(self):
         if not self._moving:
             chosen = self.point.value - 1
             self.support_x[chosen], self.support_y[chosen] = self.x.value, self.y.value
             self._update()
 
-    @_careful
+    @careful
     def _update(self):
-        state = (*self.support_x, *self.support_y, self.amplitude.value, self.phase.value)
+        chosen = self.point.value - 1
+        state = (*self.support_x, *self.support_y, self.amplitude.value, self.phase.value, chosen)
         if state != self._drawn:
-            drawing = sinusoid_drawing(self.learners, self.support_x, self.support_y, self.wave, self.step.max)
+            drawing = sinusoid_drawing(
+                self.learners, self.support_x, self.support_y, self.wave, self.step.max, chosen=chosen
+            )
             self._drawn, self._frames = state, (drawing, Frames(drawing.figure, [line for line, _ in drawing.marks]))
         drawing, frames = self._frames
         drawing.at(self.step.value)
         fits = {name: points[self.step.value] for name, (_, points) in zip(self.learners, drawing.marks)}
         off = {name: np.square(fit[:, 1] - self.wave(fit[:, 0])).mean() for name, fit in fits.items()}
         distances = "; ".join(f"{title_of(name)} {value:.2f}" for name, value in off.items())
-        self.words = f"Step {self.step.value}. Mean squared distance from the wave: {distances}."
+        x, y = self.support_x[chosen], self.support_y[chosen]
+        place = f"Point {chosen + 1} of {len(self.support_x)} at ({x:.2f}, {y:.2f})"
+        self.words = f"Step {self.step.value}. Mean squared distance from the wave: {distances}. {place}."
         self.image.show(frames.png(), f"Curves that learners fit to {len(self.support_x)} points. {self.words}")
         self.say(self.words)
 
 
-class TrainingMonitor(_Explorer):
+class TrainingMonitor(Explorer):
     """Live curves of a training run, and a button that stops it and keeps what was learned.
 
     `monitor.train(maml, tasks, iterations, ...)` shows itself, trains as `mamlcourse.train` does, and returns its
@@ -422,7 +473,7 @@ class TrainingMonitor(_Explorer):
 
     def __init__(self):
         super().__init__()
-        self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Stop training and keep what was learned")
+        self.stop = button("Stop", "Stop training and keep what was learned", icon="stop")
         self.stop.on_click(lambda button: self._stopped.set())
         self.image = DescribedImage()
         self.children = [widgets.HBox([self.stop, self.status]), self.image]
@@ -444,9 +495,6 @@ class TrainingMonitor(_Explorer):
         words = f"{title_of(maml.settings.name)} begins to train"
         self._draw(maml, self.history, words)  # with the axes, which later figures keep
         display(self)
-        # A click comes while this cell keeps the kernel's main thread. ipykernel 7.4 notes which thread made a button
-        # and delivers there, after the cell; without its note the click goes to the thread the front end asks for.
-        getattr(self.stop.comm, "__dict__", {}).pop("_reply_subshell_id", None)
         began = time.perf_counter()
         self._draw(maml, self.history, words)
         cost = time.perf_counter() - began  # of the next figure, if it takes as long as the last
