@@ -1,4 +1,4 @@
-"""The explorer in a real browser: JupyterLab on loopback, notebook 10, mouse and keyboard.
+"""The widgets in a real browser: JupyterLab on loopback, notebook 10, the drawing pad, mouse and keyboard.
 
 Skipped where Playwright's Python package or Chromium is absent; MAMLCOURSE_CHROMIUM names another browser than the
 usual ones. Screenshots are left in runs/browser.
@@ -96,9 +96,9 @@ def browser():
         browser.close()
 
 
-def new_page(browser):
+def new_page(browser, width=1400, height=1300):
     """A page in headless Chromium, its console watched."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1300})
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(120_000)
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
@@ -138,7 +138,9 @@ class Lab:
         return self.page.locator(".jp-OutputArea-output .widget-vbox", has=self.page.get_by_text("Inner steps")).first
 
     def slider(self, label):
-        return self.widget.locator(".widget-slider", has=self.page.get_by_text(label, exact=True)).get_by_role("slider")
+        """The slider beside the number field that has the label."""
+        beside = self.widget.locator(".widget-hbox", has=self.page.get_by_text(label, exact=True)).last
+        return beside.locator(".widget-slider")
 
     def field(self, label):
         return (
@@ -146,6 +148,20 @@ class Lab:
             .locator("input, select")
             .first
         )
+
+    def fill(self, label, number):
+        self.field(label).fill(str(number))
+        self.page.keyboard.press("Enter")
+
+    def dark(self, name):
+        """A picture of the dark theme, for eyes."""
+        for theme in ("JupyterLab Dark", "JupyterLab Light"):
+            self.page.get_by_role("menuitem", name="Settings", exact=True).first.click()
+            self.page.locator(".lm-Menu-itemLabel", has_text="Theme").first.click()
+            self.page.locator(".lm-Menu-itemLabel", has_text=theme).first.click()
+            self.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for()
+            if theme == "JupyterLab Dark":
+                self.shot(name)
 
     def words(self):
         return self.widget.locator("[role=status], [role=alert]").first.inner_text()
@@ -196,7 +212,7 @@ class Lab:
             self.page.wait_for_function(finished, timeout=1000 * RUN_SECONDS, polling=500)
         finally:
             self.shot(f"ran-{self.name.removesuffix('.ipynb')}")
-        self.widget.locator("img").nth(2).wait_for()
+        self.widget.locator("img").nth(2).wait_for(state="attached")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +236,7 @@ def test_the_explorer_follows_mouse_and_keyboard(lab):
     lab.shot("1-start")
 
     # The keyboard: step by step, there and back, and in one go to both ends.
-    step = lab.slider("Step")
+    step = lab.slider("Step").get_by_role("slider")
     step.focus()
     page.keyboard.press("ArrowLeft")
     lab.until_said("step 4 of 5")
@@ -237,11 +253,7 @@ def test_the_explorer_follows_mouse_and_keyboard(lab):
     lab.until("the first images", lambda: lab.images() == first)
 
     # The mouse: a fast drag to the left end and back over all steps; the last image belongs to the last place.
-    box = (
-        lab.widget.locator(".widget-slider", has=page.get_by_text("Step", exact=True))
-        .locator(".noUi-target")
-        .bounding_box()
-    )
+    box = lab.slider("Step").locator(".noUi-target").bounding_box()
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"], y)
     page.mouse.down()
@@ -263,53 +275,20 @@ def test_the_explorer_follows_mouse_and_keyboard(lab):
         back()
         lab.until("the first images", lambda: lab.images() == first)
 
-    def press(control, *keys):
-        control.focus()
-        for key in keys:
-            page.keyboard.press(key)
-
-    there_and_back(
-        "4-task",
-        lambda: press(lab.slider("Task"), "ArrowRight"),
-        lambda: press(lab.slider("Task"), "ArrowLeft"),
-        ["Task 1,"],
-    )
-    there_and_back(
-        "5-shots",
-        lambda: press(lab.slider("Shots"), "ArrowRight"),
-        lambda: press(lab.slider("Shots"), "ArrowLeft"),
-        ["Task 0"],
-    )
-    there_and_back(
-        "6-ways",
-        lambda: press(lab.slider("Ways"), "ArrowLeft"),
-        lambda: press(lab.slider("Ways"), "ArrowRight"),
-        ["of 20 correct"],
-    )
-    there_and_back(
-        "7-inner-lr",
-        lambda: press(lab.slider("Inner LR"), "End"),
-        lambda: press(lab.slider("Inner LR"), "Home", "ArrowRight", "ArrowRight"),
-        ["Task 0"],
-    )
-    there_and_back(
-        "8-inner-steps",
-        lambda: press(lab.slider("Inner steps"), "ArrowRight"),
-        lambda: press(lab.slider("Inner steps"), "ArrowLeft"),
-        ["of 6"],
-    )
-    there_and_back(
-        "9-script",
-        lambda: lab.field("Script").select_option("Georgian"),
-        lambda: lab.field("Script").select_option("all scripts"),
-        ["Task 0"],
-    )
-    there_and_back(
-        "10-seed",
-        lambda: (lab.field("Seed").fill("3"), page.keyboard.press("Enter")),
-        lambda: (lab.field("Seed").fill("0"), page.keyboard.press("Enter")),
-        ["Task 0"],
-    )
+    for name, label, there, back, said_there in (
+        ("4-task", "Task", 1, 0, "Task 1,"),
+        ("5-shots", "Shots", 2, 1, "Task 0"),
+        ("6-ways", "Ways", 4, 5, "of 20 correct"),
+        ("8-inner-steps", "Inner steps", 6, 5, "of 6"),
+        ("10-seed", "Seed", 3, 0, "Task 0"),
+    ):
+        there_and_back(name, lambda: lab.fill(label, there), lambda: lab.fill(label, back), [said_there])  # noqa: B023
+    for name, label, there, back in (
+        ("7-inner-lr", "Inner LR", "× 10", "as trained"),
+        ("9-script", "Script", "Georgian", "all scripts"),
+    ):
+        choose = lab.field(label).select_option
+        there_and_back(name, lambda: choose(there), lambda: choose(back), ["Task 0"])  # noqa: B023
     box = lab.widget.get_by_label("FOMAML", exact=True)
     there_and_back("11-without-fomaml", lambda: box.click(), lambda: box.click(), ["MAML"])
     assert lab.words() == said
@@ -319,9 +298,9 @@ def test_the_explorer_follows_mouse_and_keyboard(lab):
     lab.widget.get_by_role("button", name="Worst task").click()
     lab.until("another task", lambda: "Task 0," not in lab.words() and "Working" not in lab.words())
     lab.shot("12-worst")
-    press(step, "Home")
+    lab.fill("Step", 0)
     lab.until_said("step 0 of 5")
-    lab.widget.locator(".jupyter-widgets-play button, .widget-play button").first.click()
+    lab.widget.get_by_role("button", name="Play").click()
     lab.until_said("step 5 of 5")
     lab.no_errors()
 
@@ -329,7 +308,7 @@ def test_the_explorer_follows_mouse_and_keyboard(lab):
 def test_the_explorer_survives_a_restart_of_the_kernel(lab):
     """Whatever it showed before: if the test above ran, another task, and every control was moved."""
     page, first = lab.page, lab.first
-    lab.slider("Step").focus()
+    lab.slider("Step").get_by_role("slider").focus()
     page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
     lab.until_said("step 4 of 5")
@@ -337,7 +316,7 @@ def test_the_explorer_survives_a_restart_of_the_kernel(lab):
     lab.widget.scroll_into_view_if_needed()
     lab.until_said("step 5 of 5")
     assert lab.images() == first
-    lab.slider("Step").focus()
+    lab.slider("Step").get_by_role("slider").focus()
     page.keyboard.press("Home")
     lab.until_said("step 0 of 5")
     assert lab.images() != first
@@ -365,4 +344,117 @@ def test_the_button_stops_a_training_that_runs(browser, server):
     page.get_by_text("finished: False True").wait_for()
     assert "Stopped after" in page.locator("[role=status]").first.inner_text()
     lab.shot("15-stopped")
+    lab.no_errors()
+
+
+EXPLORER = """
+import time
+from mamlcourse import load_characters
+from mamlcourse.explorer import TrajectoryExplorer
+from mamlcourse.pretrained import load_pretrained
+letters = load_characters("glyphs").split(validation=5).test
+learners = {name: load_pretrained(name, "glyphs-5w1s") for name in ("maml", "fomaml", "maml++")}
+explore = TrajectoryExplorer(learners, letters, number=1000)
+explore
+"""
+WAITING = """
+print("This cell is running")
+end = time.monotonic() + 600
+while explore.step.value != 4 and time.monotonic() < end:
+    time.sleep(0.1)
+print("heard while it ran:", explore.step.value)
+"""
+
+
+def test_on_a_small_screen_controls_act_while_a_cell_runs_and_their_pictures_are_seen(browser, server):
+    page = new_page(browser, 1366, 768)
+    lab = Lab(page, server, "small.ipynb", [EXPLORER, WAITING])
+    lab.menu("Run", "Run All Cells")
+    page.get_by_text("This cell is running", exact=True).wait_for()
+    lab.until_said("step 5 of 5")
+    room = page.locator(".jp-NotebookPanel-notebook").bounding_box()
+    box = lab.widget.bounding_box()
+    assert box["height"] <= room["height"] and box["width"] <= room["width"], (box, room)
+    lab.widget.evaluate("widget => widget.scrollIntoView()")
+    seen = lab.widget.locator("img:visible")
+    assert seen.count() == 2  # curves and landscape
+    for image in seen.all():
+        place = image.bounding_box()
+        assert place["y"] + place["height"] <= room["y"] + room["height"]
+        assert place["x"] + place["width"] <= box["x"] + box["width"]
+        assert image.evaluate("image => image.naturalWidth / image.width") >= 2
+    assert page.locator(".widget-vbox [title=null]").count() == 0
+    lab.shot("16-small-screen")
+    first = lab.images()
+    lab.slider("Step").get_by_role("slider").focus()
+    page.keyboard.press("ArrowLeft")
+    lab.until_said("step 4 of 5")
+    assert all(a != b for a, b in zip(first, lab.images()))
+    page.get_by_text("heard while it ran: 4").wait_for()
+
+    # What takes long can be given up, and nothing waits for it.
+    lab.widget.get_by_role("button", name="Worst task").click()
+    lab.widget.get_by_text("Measured").wait_for()
+    lab.fill("Step", 2)
+    lab.until_said("step 2 of 5")
+    lab.shot("17-measuring")
+    lab.widget.get_by_role("button", name="Cancel").click()
+    lab.widget.get_by_text("Measured").wait_for(state="hidden")
+    assert "Task 0," in lab.words()
+    lab.widget.get_by_role("button", name="predictions").click()
+    lab.until("one picture", lambda: seen.count() == 1)
+    assert lab.widget.bounding_box()["height"] <= room["height"]
+    lab.dark("18-dark")
+    lab.no_errors()
+
+
+PAD = """
+from mamlcourse import load_characters
+from mamlcourse.explorer import DrawingPad
+from mamlcourse.pretrained import load_pretrained
+pad = DrawingPad(load_pretrained("maml", "glyphs-5w1s"), load_characters("glyphs").split(validation=5).test)
+pad
+"""
+
+
+def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, server):
+    page = new_page(browser, 1366, 768)
+    lab = Lab(page, server, "pad.ipynb", [PAD])
+    lab.menu("Run", "Run All Cells")
+    pad = page.locator(".mamlcourse-pad").first
+    said = pad.locator("[role=status]")
+    said.get_by_text("after 5 steps").wait_for()
+    assert pad.bounding_box()["height"] <= page.locator(".jp-NotebookPanel-notebook").bounding_box()["height"]
+    lab.shot("19-pad")
+    pad.get_by_role("button", name="Clear all").click()
+    said.get_by_text("Still empty: class 1, class 2, class 3, class 4, class 5, query.").wait_for()
+
+    def draw(box, *strokes):
+        frame = pad.locator("svg").nth(box).bounding_box()
+        for stroke in strokes:
+            places = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in stroke]
+            page.mouse.move(*places[0])
+            page.mouse.down()
+            for place in places[1:]:
+                page.mouse.move(*place, steps=5)
+            page.mouse.up()
+
+    draw(0, [(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)])  # one right after the other
+    said.get_by_text("Still empty: class 2, class 3, class 4, class 5, query.").wait_for()
+    pad.locator("img[title='Class 1: your drawing']").wait_for()
+    pad.locator("polyline").first.wait_for(state="detached")
+    for place in (2, 5, 9, 14, 17):  # by keyboard alone, into the empty boxes one after the other
+        pad.locator(".mamlcourse-sheet button").nth(place).focus()
+        page.keyboard.press("Enter")
+    said.get_by_text("after 5 steps").wait_for()
+    assert pad.locator("img[title*='by writer']").count() == 5
+    before = said.inner_text()
+    draw(5, [(0.3, 0.2), (0.7, 0.8)], [(0.7, 0.2), (0.3, 0.8)])
+    pad.locator("img[title='Query: your drawing']").wait_for()
+    lab.shot("20-pad-drawn")
+    pad.get_by_role("button", name="Undo in query").click()  # the second stroke
+    pad.get_by_role("button", name="Undo in query").click()  # the first: the picked character is there again
+    pad.locator("img[title^='Query:'][title*='by writer']").wait_for()
+    said.get_by_text(before).wait_for()
+    lab.dark("21-pad-dark")
     lab.no_errors()

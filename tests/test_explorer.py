@@ -1,6 +1,7 @@
 """The trajectory explorer: its numbers against hand calculation, its figures, and its widgets without a browser."""
 
 import io
+import re
 import threading
 import time
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import refusal
+from ipykernel.comm.comm import BaseComm
+from ipywidgets import HTML, Box, FloatSlider, IntSlider, ToggleButtons
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from mamlcourse import (
@@ -25,6 +29,7 @@ from mamlcourse import (
     train,
 )
 from mamlcourse.explorer import SinusoidExplorer, TrainingMonitor, TrajectoryExplorer, widgets
+from mamlcourse.explorer.base import DescribedImage, all_in
 from mamlcourse.explorer.figures import (
     CAPTION,
     CELL,
@@ -279,6 +284,9 @@ def test_sinusoid_figure_shows_the_fit():
     task = TaskBatch(*(torch.tensor(v)[None, :, None] for v in ([-1.0, 0.5, 2.0], [0.3, 0.1, -1.0], [-5.0], [0.0])))
     np.testing.assert_allclose(points[3][0, 1], maml.trajectory(task, 3).query_outputs[0, 3, 0, 0], rtol=1e-4)
     np.testing.assert_allclose(drawing.figure.axes[0].lines[0].get_ydata(), np.sin(np.linspace(-5, 5, 200)), atol=1e-5)
+    ringed = sinusoid_drawing({"maml": maml}, [-1.0, 0.5, 2.0], [0.3, 0.1, -1.0], chosen=1).figure.axes[0]
+    ring = next(line for line in ringed.lines if line.get_markerfacecolor() == "none")
+    np.testing.assert_allclose(ring.get_xydata(), [[0.5, 0.1]])
     assert "(2,) and (3,)" in refusal(sinusoid_drawing, {"maml": maml}, [1.0, 2.0], [1.0, 2.0, 3.0])
 
 
@@ -326,9 +334,100 @@ def test_images_say_in_words_what_they_show(explore):
         assert image.description == "" and bytes(image.value).startswith(b"\x89PNG")
     assert explore.words in explore.status.value and 'aria-live="polite"' in explore.status.value
     assert "A letter" in explore.letters.value
-    assert all(
-        control.description for control in (explore.step, explore.task, explore.script, *explore.algorithms.values())
-    )
+
+
+def wave_learner():
+    return MAML(MLP(), loss=torch.nn.functional.mse_loss, inner_lr=0.01)
+
+
+def test_every_control_has_a_name_and_none_says_null(explore):
+    """A label, as that is what screen readers speak, or beside it a field that has one; the tooltip is never None."""
+    sliders = {}
+    for explorer in (explore, SinusoidExplorer({"maml": wave_learner()}), TrainingMonitor()):
+        for widget in all_in(explorer):
+            if isinstance(widget, (IntSlider, FloatSlider)):
+                sliders[widget] = [w for w in all_in(explorer) if getattr(w, "tooltip", "") == widget.tooltip]
+            elif isinstance(widget, ToggleButtons):
+                assert widget.tooltip and all(widget.tooltips) and all(widget.options)
+            elif not isinstance(widget, (HTML, Box, DescribedImage)):
+                assert widget.description and widget.tooltip, widget
+            assert isinstance(widget, (Box, DescribedImage)) or widget.tooltip is not None, widget
+    assert len(sliders) == 7
+    for slider, namesakes in sliders.items():
+        field = next(widget for widget in namesakes if widget is not slider)
+        assert field.description and field.value == slider.value
+        slider.value = slider.max
+        assert field.value == slider.max
+        field.value = slider.min
+        assert slider.value == slider.min
+
+
+def test_the_number_beside_a_slider_keeps_its_bounds(explore):
+    field = next(w for w in all_in(explore) if getattr(w, "description", "") == "Step")
+    explore.inner_steps.value = 8
+    field.value = 7
+    assert explore.step.value == 7 and "step 7 of 8" in explore.words
+    explore.inner_steps.value = 3
+    assert (explore.step.value, field.value, field.max) == (3, 3, 3)
+
+
+def test_an_image_is_sent_once_sharp_and_no_wider_than_it_says(explore, monkeypatch):
+    sent, image = [], explore.landscape
+    monkeypatch.setattr(image, "send_state", lambda keys: sent.append(set(keys)))
+    explore.step.value = 1
+    assert sent == [{"value", "tooltip"}]
+    for image in (explore.landscape, explore.progress, explore.predictions):
+        width = pixels(image.value).shape[1]
+        assert image.layout.width == f"{width // 2}px" and width > 500
+        assert image.layout.max_width == "100%" and image.layout.margin.split()[-1] == "0"
+
+
+def test_an_alert_can_be_read_on_any_theme(explore):
+    explore.say("no", role="alert")
+    style = explore.status.value
+    ink, paper = re.search(r"color:(\w+);background:(#\w+)", style).groups()
+    light, dark = sorted((luminance(colour) for colour in (ink, paper)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) > 4.5
+
+
+def luminance(colour):
+    """As WCAG defines it."""
+    parts = np.array(to_rgb(colour))
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+def test_controls_act_where_the_front_end_asks(monkeypatch, noise, learners):
+    """And not in the thread that made or last changed them, which may be the one that runs a long cell."""
+    monkeypatch.setattr("comm.create_comm", lambda **options: BaseComm(primary=False, **options))
+    explorers = TrajectoryExplorer(learners, noise, ways=3, number=6), TrainingMonitor()
+    for explorer in explorers:
+        for widget in all_in(explorer):
+            widget.comm._reply_subshell_id = None  # what ipykernel notes when a cell makes a widget
+            assert widget.comm._reply_subshell_for({}, "a free thread") == "a free thread", widget
+
+
+def test_what_is_looked_at_fits_a_small_screen(explore):
+    """Curves and landscape come first; the table of predictions and everything together are one press away."""
+    shown = lambda: [box.layout.display != "none" for box in (explore.charts, explore.sheet)]  # noqa: E731
+    assert shown() == [True, False]
+    for view, expected in zip(explore.view.options, ([True, False], [False, True], [True, True])):
+        explore.view.value = view
+        assert shown() == expected
+
+
+def test_play_goes_through_the_steps_and_can_be_paused(explore, monkeypatch):
+    monkeypatch.setattr(widgets, "SECONDS_A_STEP", 0.01)
+    seen, ended, player = [], threading.Event(), explore.player.button
+    explore.step.observe(lambda change: seen.append(change["new"]), "value")
+    player.observe(lambda change: change["new"] == "Play" and ended.set(), "description")
+    player.click()
+    assert ended.wait(60) and seen == [0, 1, 2, 3, 4, 5]
+    monkeypatch.setattr(widgets, "SECONDS_A_STEP", 3600)
+    ended.clear()
+    player.click()
+    assert player.description == "Pause"
+    player.click()
+    assert ended.wait(60) and explore.step.value == 0
 
 
 def test_work_shows_while_it_is_done(explore, monkeypatch):
@@ -397,15 +496,66 @@ def test_errors_are_shown_and_reach_the_cell(explore, monkeypatch):
 def test_buttons_measure_the_crowd_and_jump(explore, learners, noise):
     before = explore.progress.value
     explore.measure.click()
+    explore.wait()
     assert explore.progress.value != before and "Working" not in explore.status.value
+    assert explore.measuring.layout.display == "none"
     crowd = measure_crowd(learners, few_shot_tasks(noise, 3), 6)
     choices = (worst_task, most_disputed_task, most_overshooting_task)
     for button, choose in zip((explore.worst, explore.disputed, explore.overshooting), choices):
         button.click()
+        explore.wait()
         assert explore.task.value == choose(crowd) and f"Task {choose(crowd)}," in explore.words
     given = TrajectoryExplorer(learners, noise, crowd=crowd, ways=3, number=6)
     given.task.value = explore.task.value
     assert given.progress.value == explore.progress.value
+
+
+def test_measuring_can_be_cancelled_and_goes_on_where_it_was(explore, monkeypatch):
+    """Meanwhile every control acts; learners that were measured are not measured again."""
+    real, measured, begun, go_on = widgets.measure_crowd, [], threading.Event(), threading.Event()
+
+    def slow(learners, tasks, number, steps, report):
+        (name,) = learners
+        if name == "fomaml" and not go_on.is_set():
+            assert explore.measuring.layout.display == "flex"
+            begun.set()
+            assert go_on.wait(60)
+        found = real(learners, tasks, number, steps, report)
+        measured.append(name)
+        return found
+
+    monkeypatch.setattr(widgets, "measure_crowd", slow)
+    task = explore.task.value
+    explore.worst.click()
+    assert begun.wait(60)
+    explore.step.value = 2
+    assert "step 2 of" in explore.words
+    explore.cancel.click()
+    go_on.set()
+    explore.wait()
+    assert measured == ["maml"] and explore.task.value == task and explore.measuring.layout.display == "none"
+    explore.worst.click()
+    explore.wait()
+    assert measured == ["maml", "fomaml", "maml++"]
+    explore.worst.click()  # at once: nothing is left to measure
+    assert explore.task.value == worst_task({name: crowd for (_, name), crowd in explore._crowds.items()})
+
+
+def test_measuring_ends_when_the_setting_changes(explore, monkeypatch):
+    begun, go_on, real, task = threading.Event(), threading.Event(), widgets.measure_crowd, explore.task.value
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(widgets, "measure_crowd", slow)
+    explore.worst.click()
+    assert begun.wait(60)
+    explore.seed.value = 9
+    go_on.set()
+    explore.wait()
+    assert explore.task.value == task and not any(setting.seed == 9 for setting, _ in explore._crowds)
 
 
 def test_explorer_refuses_what_it_cannot_show(learners, noise, tasks):
@@ -448,8 +598,11 @@ def test_sinusoid_points_are_dragged():
     points, drawn = (explore.support_x.copy(), explore.support_y.copy()), []
     explore.image.observe(drawn.append, "value")
     explore.point.value = 3
-    assert not drawn  # choosing a point moves nothing
-    assert explore.x.value == pytest.approx(points[0][2]) and explore.y.value == pytest.approx(points[1][2])
+    assert len(drawn) == 1 and "Point 3 of 4" in explore.words  # the ring moves, once, and nothing else
+    assert explore.x.value == pytest.approx(points[0][2], abs=1e-3)
+    assert explore.y.value == pytest.approx(points[1][2], abs=1e-3)
+    np.testing.assert_array_equal([explore.support_x, explore.support_y], points)
+    explore.y.value += 0.0004  # as a front end rounds
     np.testing.assert_array_equal([explore.support_x, explore.support_y], points)
     explore.step.value = 0
     assert explore.image.value != before and explore.image.tooltip.endswith(explore.words)

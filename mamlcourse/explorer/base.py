@@ -28,9 +28,10 @@ class DescribedImage(widgets.Image):
 
     description = Unicode("").tag(sync=True)
 
-    def __init__(self, flex: str | None = None, least: str = "0"):
-        layout = dict(max_width="100%", height="auto", margin="2px 0", align_self="flex-start")
-        super().__init__(format="png", layout=widgets.Layout(**layout, flex=flex, min_width=least))
+    def __init__(self, **layout):
+        # The front end gives images margins of 2 pixels on all sides, with which one of 100% would be too wide.
+        usual = dict(max_width="100%", height="auto", margin="2px 0", align_self="flex-start")
+        super().__init__(format="png", layout=usual | layout)
 
     def show(self, png: bytes, alt: str) -> None:
         """Show an image, which is as wide in CSS's pixels as its own divided by `SHARPNESS`."""
@@ -46,7 +47,7 @@ class Explorer(widgets.VBox):
 
     def __init__(self):
         self._lock = threading.RLock()  # JupyterLab runs callbacks in a thread of their own, next to the cells'
-        self.status = widgets.HTML()
+        self.status = text()
         super().__init__()
 
     @observe("children")
@@ -106,20 +107,30 @@ def row(*controls) -> widgets.HBox:
     return widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
 
 
-def number(value, least, most, name: str, tooltip: str = "", **keywords):
+def text(value: str = "") -> widgets.HTML:
+    """Text with marks of HTML."""
+    return widgets.HTML(value, tooltip="")
+
+
+def number(value, least, most, name: str, tooltip: str = "", step=1):
     """A field for an integer, or for a real number if its bounds are float; its label is its accessible name."""
     kind = widgets.BoundedFloatText if isinstance(least, float) else widgets.BoundedIntText
-    style = {"description_width": "initial"}
-    look = {"layout": {"width": "auto", "margin": "2px 10px 2px 2px"}, "style": style} | keywords
-    return kind(value=value, min=least, max=most, description=name, tooltip=tooltip or name, **look)
+    look = dict(layout={"width": "auto", "margin": "2px 10px 2px 2px"}, style={"description_width": "initial"})
+    return kind(value=value, min=least, max=most, step=step, description=name, tooltip=tooltip or name, **look)
 
 
-def slider_with_number(value, least, most, name: str, tooltip: str = "", **keywords) -> tuple:
-    """(slider, box of a number field and the slider): the field has the name, the slider is for mouse and eye."""
+def slider_with_number(value, least, most, name: str, tooltip: str = "", step=1, finest=None) -> tuple:
+    """(slider, box of a number field and the slider): the field has the name, the slider is for mouse and eye.
+
+    Front ends round what a slider is set to, so one whose values lie between its steps needs `finest` ones.
+    """
     kind = widgets.FloatSlider if isinstance(least, float) else widgets.IntSlider
-    slider = kind(value=value, min=least, max=most, readout=False, tooltip=tooltip or name, **keywords)
-    slider.layout.width = "200px"
-    field = number(value, least, most, name, tooltip, **keywords)
+    slider = kind(
+        value=value, min=least, max=most, step=finest or step, readout=False, tooltip=tooltip or name,
+        layout={"width": "200px", "margin": "2px 20px 2px 2px"},
+    )  # fmt: skip
+    field = number(value, least, most, name, tooltip, step)
+    field.layout.width = "160px" if isinstance(least, float) else "auto"
     widgets.link((slider, "value"), (field, "value"))
     for bound in ("min", "max"):
         widgets.dlink((slider, bound), (field, bound))

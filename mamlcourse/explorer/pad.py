@@ -22,7 +22,7 @@ from ..data import Characters
 from ..errors import InputError, check_number
 from ..learner import MAML
 from ..tasks import TaskBatch
-from .base import DescribedImage, Explorer, button, careful, row
+from .base import DescribedImage, Explorer, button, careful, row, text
 from .figures import SHARPNESS, encode
 
 SIDE, GRID = 28, 255  # pixels of what a network sees; a box's coordinates go from 0 to this
@@ -62,7 +62,6 @@ this.onpointerup = this.onpointercancel = () => {{
 """
 STYLE = f"""<style>
 .mamlcourse-paper {{ position: relative; border: 1px solid #767676; width: {SHOWN}px; height: {SHOWN}px; }}
-.mamlcourse-paper img {{ margin: 0; }}
 .mamlcourse-surface {{ position: absolute; inset: 0; margin: 0; height: auto; }}
 .mamlcourse-surface svg {{
   width: {SHOWN}px; height: {SHOWN}px; display: block; cursor: crosshair; touch-action: none;
@@ -136,10 +135,10 @@ class DrawingPad(Explorer):
         self.events = widgets.Textarea(tooltip="What was drawn", layout={"display": "none"})
         self.events.add_class("mamlcourse-events")
         self.events.observe(self._hear, "value")
-        self.papers = [DescribedImage() for _ in self.names]
+        self.papers = [DescribedImage(margin="0") for _ in self.names]
         boxes = []
         for number, (name, paper) in enumerate(zip(self.names, self.papers)):
-            surface = widgets.HTML(
+            surface = text(
                 f'<svg aria-hidden="true" data-box="{number}" viewBox="0 0 {GRID} {GRID}" '
                 f'onpointerdown="{html.escape(DRAW)}"></svg>'
             )
@@ -150,7 +149,7 @@ class DrawingPad(Explorer):
             clear = widgets.Button(icon="trash", tooltip=f"Clear {name}", layout={"width": "52px"})
             undo.on_click(lambda _, number=number: self.undo(number))
             clear.on_click(lambda _, number=number: self.put(number, None))
-            title = widgets.HTML(f"<b>{name.capitalize()}</b>")
+            title = text(f"<b>{name.capitalize()}</b>")
             boxes.append(widgets.VBox([title, box, widgets.HBox([undo, clear])], layout={"margin": "0 4px"}))
         self.clear_all = button("Clear all", "Empty all boxes", icon="trash")
         self.clear_all.on_click(lambda _: self.clear())
@@ -161,12 +160,12 @@ class DrawingPad(Explorer):
             description="Picked characters go to", tooltip="The box that a picked character goes to",
             style={"description_width": "initial"}, layout={"width": "auto"},
         )  # fmt: skip
-        self.picks = widgets.HTML("".join(map(self._pick_button, range(len(self.sheet)))))
+        self.picks = text("".join(map(self._pick_button, range(len(self.sheet)))))
         self.picks.add_class("mamlcourse-sheet")
-        self.beliefs = widgets.HTML()
+        self.beliefs = text()
         self.add_class("mamlcourse-pad")
         self.children = [
-            widgets.HTML(STYLE), self.events, row(*boxes), row(self.clear_all, self.another, self.target), self.picks,
+            text(STYLE), self.events, row(*boxes), row(self.clear_all, self.another, self.target), self.picks,
             self.status, self.beliefs,
         ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from ..data import Characters
 from ..errors import InputError, check_number
 from ..styles import title_of
 from ..training import History, train
-from .base import DescribedImage, Explorer, button, careful, number, row, slider_with_number
+from .base import DescribedImage, Explorer, button, careful, number, row, slider_with_number, text
 from .figures import (
     LETTERS,
     SHARPNESS,
@@ -46,6 +46,7 @@ from .landscape import (
 ALL_SCRIPTS = "all scripts"
 LR_FACTORS = (("× 0.1", 0.1), ("× 0.3", 0.3), ("as trained", 1.0), ("× 3", 3.0), ("× 10", 10.0))
 VIEWS = ("curves and landscape", "predictions", "everything")
+FINEST = 0.001  # of the places of a wave's points
 SECONDS_A_STEP = 0.7  # while steps are played
 
 
@@ -169,15 +170,16 @@ class TrajectoryExplorer(Explorer):
         self.overshooting = button("Worst overshoot", "The task on which a loss climbs most")
         self.measure = button(f"Measure {self.number} tasks", "See the task against others")
         self.cancel = button("Cancel", "Stop measuring", icon="stop")
-        self.measured = widgets.HTML()
+        self.measured = text()
         self.measuring = row(self.cancel, self.measured)
         self.view = widgets.ToggleButtons(
             options=VIEWS, tooltips=[f"Show {view}" for view in VIEWS], tooltip="What to show",
             style={"button_width": "auto"},
         )  # fmt: skip
         self.predictions = DescribedImage()
-        self.progress, self.landscape = DescribedImage("39 1 0", "260px"), DescribedImage("61 1 0", "400px")
-        self.letters = widgets.HTML()
+        self.progress = DescribedImage(flex="39 1 0", min_width="260px")  # the two share a row if there is room
+        self.landscape = DescribedImage(flex="61 1 0", min_width="400px")
+        self.letters = text()
         self.sheet = widgets.VBox([self.predictions, self.letters])
         self.charts = row(self.progress, self.landscape)
         self.children = [
@@ -392,8 +394,8 @@ class SinusoidExplorer(Explorer):
         self.amplitude, amplitude = slider_with_number(3.0, 0.1, 5.0, "Amplitude", step=0.05)
         self.phase, phase = slider_with_number(1.0, 0.0, math.pi, "Phase", "Phase in radians", step=0.05)
         self.point, point = slider_with_number(1, 1, points, "Point", "Which support point to drag, ringed")
-        self.x, x = slider_with_number(float(self.support_x[0]), -5.0, 5.0, "Its x", step=0.05)
-        self.y, y = slider_with_number(0.0, -6.0, 6.0, "Its y", step=0.05)
+        self.x, x = slider_with_number(float(self.support_x[0]), -5.0, 5.0, "Its x", "", 0.05, FINEST)
+        self.y, y = slider_with_number(0.0, -6.0, 6.0, "Its y", "", 0.05, FINEST)
         self.image = DescribedImage()
         self.children = [
             row(self.player.button, step), row(amplitude, phase), row(point, x, y), self.status, self.image,
@@ -421,16 +423,20 @@ class SinusoidExplorer(Explorer):
         self._moving = True
         try:
             chosen = self.point.value - 1
-            self.x.value, self.y.value = self.support_x[chosen], self.support_y[chosen]
+            self.x.value, self.y.value = (round(float(v[chosen]), 3) for v in (self.support_x, self.support_y))
         finally:
             self._moving = False
         self._update()
 
     @careful
     def _drag(self):
-        if not self._moving:
-            chosen = self.point.value - 1
-            self.support_x[chosen], self.support_y[chosen] = self.x.value, self.y.value
+        if self._moving:
+            return
+        chosen, moved = self.point.value - 1, False
+        for values, slider in ((self.support_x, self.x), (self.support_y, self.y)):
+            if abs(values[chosen] - slider.value) > FINEST:  # less is a front end's rounding
+                values[chosen], moved = slider.value, True
+        if moved:
             self._update()
 
     @careful
