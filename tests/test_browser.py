@@ -422,12 +422,16 @@ def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, ser
     lab = Lab(page, server, "pad.ipynb", [PAD])
     lab.menu("Run", "Run All Cells")
     pad = page.locator(".mamlcourse-pad").first
-    said = pad.locator("[role=status]")
-    said.get_by_text("after 5 steps").wait_for()
+    words = pad.locator("[role=status]")
+
+    def until_said(part):
+        pad.locator("[role=status]", has_text=part).wait_for()
+
+    until_said("after 5 steps")
     assert pad.bounding_box()["height"] <= page.locator(".jp-NotebookPanel-notebook").bounding_box()["height"]
     lab.shot("19-pad")
     pad.get_by_role("button", name="Clear all").click()
-    said.get_by_text("Still empty: class 1, class 2, class 3, class 4, class 5, query.").wait_for()
+    until_said("Still empty: class 1, class 2, class 3, class 4, class 5, query.")
 
     def draw(box, *strokes):
         frame = pad.locator("svg").nth(box).bounding_box()
@@ -440,21 +444,21 @@ def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, ser
             page.mouse.up()
 
     draw(0, [(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)])  # one right after the other
-    said.get_by_text("Still empty: class 2, class 3, class 4, class 5, query.").wait_for()
+    until_said("Still empty: class 2, class 3, class 4, class 5, query.")
     pad.locator("img[title='Class 1: your drawing']").wait_for()
     pad.locator("polyline").first.wait_for(state="detached")
     for place in (2, 5, 9, 14, 17):  # by keyboard alone, into the empty boxes one after the other
         pad.locator(".mamlcourse-sheet button").nth(place).focus()
         page.keyboard.press("Enter")
-    said.get_by_text("after 5 steps").wait_for()
+    until_said("after 5 steps")
     assert pad.locator("img[title*='by writer']").count() == 5
-    before = said.inner_text()
+    before = words.inner_text()
     draw(5, [(0.3, 0.2), (0.7, 0.8)], [(0.7, 0.2), (0.3, 0.8)])
     pad.locator("img[title='Query: your drawing']").wait_for()
     lab.shot("20-pad-drawn")
     pad.get_by_role("button", name="Undo in query").click()  # the second stroke
     pad.get_by_role("button", name="Undo in query").click()  # the first: the picked character is there again
     pad.locator("img[title^='Query:'][title*='by writer']").wait_for()
-    said.get_by_text(before).wait_for()
+    until_said(before)
     lab.dark("21-pad-dark")
     lab.no_errors()
