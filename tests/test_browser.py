@@ -159,7 +159,7 @@ class Lab:
             self.page.get_by_role("menuitem", name="Settings", exact=True).first.click()
             self.page.locator(".lm-Menu-itemLabel", has_text="Theme").first.click()
             self.page.locator(".lm-Menu-itemLabel", has_text=theme).first.click()
-            self.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for()
+            self.page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
             if theme == "JupyterLab Dark":
                 self.shot(name)
 

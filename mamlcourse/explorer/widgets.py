@@ -193,7 +193,7 @@ class TrajectoryExplorer(Explorer):
             self.charts,
         ]
         self._show_view()
-        self.measuring.layout.display = "none"
+        self._give_up()
 
     def _observe(self):
         widgets.dlink((self.inner_steps, "value"), (self.step, "max"))
@@ -246,6 +246,7 @@ class TrajectoryExplorer(Explorer):
             then({name: self._crowds[setting, name] for name in names} if names else {})
             return
         self._stop, self._measured_for = threading.Event(), setting
+        self.measured.value, self.measuring.layout.display = "Measuring ...", "flex"
         self._worker = in_background(self._measure_crowds, setting, names, missing, then, self._stop)
 
     def _measure_crowds(self, setting, names, missing, then, stop) -> None:
@@ -254,9 +255,8 @@ class TrajectoryExplorer(Explorer):
         def report(done, _):
             if stop.is_set():
                 raise Cancelled
-            self.measured.value = f"⏳ Measured {before + done} of {of} adaptations."
+            self.measured.value = f"Measured {before + done} of {of} adaptations."
 
-        self.measuring.layout.display = "flex"
         try:
             for name in missing:
                 maml = with_inner_lr_times(setting.inner_lr, self.learners[name])
@@ -272,14 +272,15 @@ class TrajectoryExplorer(Explorer):
             self.say(f"This did not work: {error}", role="alert")
             raise
         finally:
-            if self._stop is stop:  # and not that of a later measurement
-                self.measuring.layout.display = "none"
-                self._stop = None
+            if self._stop is stop:  # and neither given up nor followed by another measurement
+                self._give_up()
 
     def _give_up(self) -> None:
-        """Stop measuring, if that is under way."""
+        """End the measuring under way, if any. Its thread ends with the tasks that it is at."""
+        self.measuring.layout.display = "none"
         if (stop := self._stop) is not None:
             stop.set()
+            self._stop = None
 
     def wait(self) -> None:
         """Return when what is measured in the background is done, or given up: for code that presses buttons."""
