@@ -1,13 +1,19 @@
-"""A Sphinx extension: notebooks as this course writes them, and the playgrounds beside the pages."""
+"""A Sphinx extension: notebooks as this course writes them, the playgrounds beside the pages, the cheat sheet as a PDF."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from docutils import nodes
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from texts import alternative_text, with_links, without_marks
 
+LOG = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent / "playgrounds"
 
 # name: (title, what one does there, lessons it belongs to, the widget whose place it takes without a kernel).
@@ -47,7 +53,7 @@ def there(name):
 
 def as_sphinx_takes_it(app, name, source):
     """What JupyterLab shows by itself and Sphinx does not: attached images, alternative texts, links to playgrounds."""
-    if name.startswith("book/"):
+    if not str(app.env.doc2path(name)).endswith(".ipynb"):
         source[0] = with_links(source[0])
         return
     notebook = json.loads(source[0])
@@ -112,8 +118,38 @@ def with_playgrounds(app, error):
         page.write_text(text, encoding="utf-8")
 
 
+def with_printed_sheet(app, error):
+    """Print the cheat sheet, two pages, beside its page, which links to it where there is Chromium."""
+    if error or app.builder.name != "html":
+        return
+    page = Path(app.outdir) / "book" / "cheat_sheet.html"
+    printed = page.with_suffix(".pdf")
+    printed.unlink(missing_ok=True)
+    if not page.exists():  # a build of other pages
+        return
+    if not app.config.chromium:
+        message = "The cheat sheet has no PDF: there is no Chromium to print it; MAMLCOURSE_CHROMIUM can name one."
+        LOG.warning(message, type="course", subtype="pdf")
+        return
+    with TemporaryDirectory() as profile:
+        # Chromium's virtual time passes only while nothing loads: MathJax has it all, however slow the computer.
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=20000"]
+        command = [app.config.chromium, *flags, f"--user-data-dir={profile}", f"--print-to-pdf={printed}", page.as_uri()]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise ExtensionError(f"{app.config.chromium} could not print the cheat sheet: {problem}") from problem
+    if not printed.exists():
+        raise ExtensionError(f"{app.config.chromium} did not print the cheat sheet: {said[-500:]}")
+    pages = len(re.findall(rb"/Type /Page\b(?!s)", printed.read_bytes()))
+    if pages != 2:
+        raise ExtensionError(f"The cheat sheet fills {pages} pages; it must fill two.")
+
+
 def setup(app):
+    app.add_config_value("chromium", None, "html", (str, type(None)))
     app.connect("source-read", as_sphinx_takes_it)
     app.connect("build-finished", with_playgrounds)
+    app.connect("build-finished", with_printed_sheet)
     app.add_directive("playgrounds", Playgrounds)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
