@@ -1,4 +1,4 @@
-"""A Sphinx extension: notebooks as this course writes them, the playgrounds beside the pages, the cheat sheet as a PDF."""
+"""A Sphinx extension: notebooks as this course writes them, playgrounds beside the pages, the cheat sheet as a PDF."""
 
 import json
 import re
@@ -134,7 +134,13 @@ def with_printed_sheet(app, error):
     with TemporaryDirectory() as profile:
         # Chromium's virtual time passes only while nothing loads: MathJax has it all, however slow the computer.
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=20000"]
-        command = [app.config.chromium, *flags, f"--user-data-dir={profile}", f"--print-to-pdf={printed}", page.as_uri()]
+        command = [
+            app.config.chromium,
+            *flags,
+            f"--user-data-dir={profile}",
+            f"--print-to-pdf={printed}",
+            page.as_uri(),
+        ]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
         except (OSError, subprocess.TimeoutExpired) as problem:

@@ -1,6 +1,8 @@
 """The course as a web site: its pages, links and figures, and what a reader with a keyboard or a screen reader finds.
 
 One build for all tests, by this Python or by the environment that `make book` makes; skipped where neither has Sphinx.
+What needs a browser is skipped where Playwright or Chromium is absent (MAMLCOURSE_CHROMIUM names another than the usual
+ones). Screenshots are left in runs/browser.
 """
 
 import html
@@ -18,6 +20,8 @@ from urllib.parse import unquote
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SHOTS = ROOT / "runs" / "browser"
+CHROMIUM = os.environ.get("MAMLCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 alternative_text = runpy.run_path(str(ROOT / "book" / "texts.py"))["alternative_text"]
 
 
@@ -31,8 +35,9 @@ def python_with_sphinx():
 
 
 def build(site, **environment):
-    """Build the book; a warning is an error."""
-    command = [python_with_sphinx(), "-m", "sphinx", "-q", "-W", "--keep-going", "-c", ROOT / "book", ROOT, site]
+    """Build the book; a warning is an error, but for the one that no Chromium is there to print the cheat sheet."""
+    command = [python_with_sphinx(), "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "suppress_warnings=course.pdf"]
+    command += ["-c", ROOT / "book", ROOT, site]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return site
@@ -121,12 +126,38 @@ def test_home_leads_to_reading_playing_and_running(book):
     assert 'title="next page"' in lesson and 'title="previous page"' in lesson
 
 
+def test_the_cheat_sheet_can_be_had_on_two_sheets(book):
+    page = (book / "book" / "cheat_sheet.html").read_text(encoding="utf-8")
+    printed = book / "book" / "cheat_sheet.pdf"
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; MAMLCOURSE_CHROMIUM can name one")
+    assert '<a href="cheat_sheet.pdf" download>' in page
+    sizes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", printed.read_bytes())
+    assert len(sizes) == 2  # and each A4, in points
+    assert all(abs(float(width) - 595.3) < 1 and abs(float(height) - 841.9) < 1 for width, height in sizes)
+
+
+def test_what_the_book_offers_beside_lessons(book):
+    home = (book / "book" / "index.html").read_text(encoding="utf-8")
+    for page in ("papers", "cheat_sheet", "glossary", "faq", "reference", "your_own", "about", "../exercises/TEACHERS"):
+        assert f'href="{page}.html"' in home
+    papers = (book / "book" / "papers.html").read_text(encoding="utf-8")
+    assert papers.count('<table class="table">') >= 5 and "Who says what" in papers
+    assert 'href="../results/omniglot/README.html"' in papers
+    about = (book / "book" / "about.html").read_text(encoding="utf-8")
+    assert "https://creativecommons.org/licenses/by/4.0/" in about and "https://opensource.org/license/mit" in about
+    downloads = [path.name for path in (book / "_downloads").rglob("*.*")]
+    assert {"CITATION.cff", "LICENSE-text.md", "icons-LICENSE.txt"} <= set(downloads)
+    for path, page in pages(book).items():
+        if "playgrounds" not in path.parts and path != book / "index.html":
+            assert re.search(r'href="[^"]*about.html">The licences', page) or path.name == "about.html", path.name
+
+
 def test_the_address_of_the_repository_gives_buttons():
     """Without building again: what the configuration makes of it."""
     python = python_with_sphinx()
     program = f"import runpy; c = runpy.run_path({str(ROOT / 'book' / 'conf.py')!r}); print(c['html_theme_options'])"
     for address, wanted in (
-        ("https://github.com/someone/mamlcourse", ("colab.research.google.com", "mybinder.org", "use_issues_button")),
         ("https://gitlab.com/someone/mamlcourse.git/", ("mybinder.org", "'https://gitlab.com/someone/mamlcourse'")),
         ("", ()),
     ):
@@ -136,8 +167,28 @@ def test_the_address_of_the_repository_gives_buttons():
         assert ("repository_url" in done.stdout) == bool(address)
 
 
+def test_a_book_with_an_address_and_without_chromium(tmp_path):
+    """Of two pages: the lesson opens in Colab and Binder, and the cheat sheet offers no PDF that is not there."""
+    address = "https://github.com/someone/mamlcourse"
+    command = [python_with_sphinx(), "-m", "sphinx", "-q", "-D", "root_doc=book/cheat_sheet"]
+    command += ["-D", "include_patterns=book/cheat_sheet.md,book/about.md,notebooks/05_fomaml.ipynb"]
+    command += ["-c", ROOT / "book", ROOT, tmp_path]
+    nothing = {"MAMLCOURSE_REPOSITORY": address, "MAMLCOURSE_CHROMIUM": "", "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **nothing})
+    assert done.returncode == 0 and "there is no Chromium" in done.stderr, done.stderr
+    sheet = (tmp_path / "book" / "cheat_sheet.html").read_text(encoding="utf-8")
+    assert "your browser prints them" in sheet and "cheat_sheet.pdf" not in sheet
+    assert not (tmp_path / "book" / "cheat_sheet.pdf").exists()
+    lesson = html.unescape((tmp_path / "notebooks" / "05_fomaml.html").read_text(encoding="utf-8"))
+    assert "https://colab.research.google.com/github/someone/mamlcourse/blob/main/notebooks/05_fomaml.ipynb" in lesson
+    assert "https://mybinder.org/v2/gh/someone/mamlcourse/main?urlpath=lab/tree/notebooks/05_fomaml.ipynb" in lesson
+    assert f'href="{address}"' in (tmp_path / "book" / "about.html").read_text(encoding="utf-8")
+
+
 AXE = "axe-core@4.14.1"
-IN_THE_DARK = re.compile(r"book/(index|reference|playgrounds/\w+)\.html|06_maml_vs_fomaml|10_trajectories|solutions/01")
+OF_EVERY_KIND = re.compile(
+    r"book/(index|reference|cheat_sheet|papers|playgrounds/\w+)\.html|06_maml_vs_fomaml|10_trajectories|solutions/01"
+)
 
 
 @pytest.fixture(scope="session")
@@ -154,28 +205,147 @@ def axe(tmp_path_factory):
     return script.read_text(encoding="utf-8")
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(book, axe, scheme):
-    """Every page and playground, in the dark a few of every kind: neither a serious nor a critical violation."""
+@pytest.fixture(scope="module")
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
-    chromium = os.environ.get("MAMLCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    if CHROMIUM is None:
         pytest.skip("there is no Chromium; MAMLCOURSE_CHROMIUM can name one")
-    found = {}
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1366, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
-        page.set_default_timeout(300_000)
-        for path in sorted(pages(book)):
-            if path == book / "index.html" or scheme == "dark" and not IN_THE_DARK.search(path.as_posix()):
-                continue  # the first leads on to the home page at once
-            page.goto(path.as_uri())
-            page.evaluate(axe)
-            result = page.evaluate("axe.run({resultTypes: ['violations']})")
-            for violation in result["violations"]:
-                if violation["impact"] in ("serious", "critical"):
-                    nodes = [node["html"][:100] for node in violation["nodes"][:3]]
-                    found.setdefault((violation["id"], *nodes), path.name)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(browser, book):
+    """Open a page of the book, formulas drawn: visit(name, width, scheme)."""
+    opened = []
+
+    def visit(name, width=1366, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+        opened.append(page)
+        page.set_default_timeout(120_000)
+        page.goto((book / name).as_uri())
+        page.evaluate("window.MathJax?.startup?.promise")
+        return page
+
+    yield visit
+    for page in opened:
+        page.close()
+
+
+# Watches where the focus goes, and whether what has it looks otherwise than without it.
+WATCH = """() => {
+    const marks = element => [element, ...element.querySelectorAll("*")].slice(0, 9).map(part => {
+        const style = getComputedStyle(part), outline = style.outlineStyle !== "none" && style.outlineWidth;
+        return [outline, style.boxShadow, style.stroke, style.strokeWidth].join();
+    }).join(";");
+    window.seen = {stops: new Set(), unmarked: [], round: false};
+    document.addEventListener("focusin", ({target}) => {
+        seen.round ||= seen.stops.has(target);
+        seen.stops.add(target);
+        target.marked = marks(target);
+    });
+    document.addEventListener("focusout", ({target}) => setTimeout(() => {
+        if (target.marked === marks(target)) seen.unmarked.push(target.outerHTML.slice(0, 150));
+    }));
+}"""
+MISSED = """() => [...document.querySelectorAll(
+        "a[href], button:not(:disabled), input:not(:disabled), select, summary, [tabindex='0']")]
+    .filter(e => e.checkVisibility({visibilityProperty: true}) && e.tabIndex >= 0 && !seen.stops.has(e))
+    .filter(e => e.id !== "pst-back-to-top")  // comes when the page has moved, so with the second round
+    .map(e => e.outerHTML.slice(0, 150))"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "name, width",
+    [
+        ("book/index.html", 1366),
+        ("book/cheat_sheet.html", 390),
+        ("notebooks/05_fomaml.html", 390),
+        ("notebooks/05_fomaml.html", 1366),
+        ("book/playgrounds/bowl.html", 1366),
+    ],
+)
+def test_tab_reaches_all_by_name_and_in_sight(visit, name, width):
+    page = visit(name, width)
+    page.evaluate(WATCH)
+    for presses in range(1, 1000):
+        page.keyboard.press("Tab")
+        if presses % 20 == 0 and page.evaluate("seen.round"):
+            break
+    else:
+        pytest.fail("the Tab key never comes back to the beginning")
+    assert page.evaluate("seen.unmarked") == []
+    assert page.evaluate(MISSED) == []
+    page.evaluate("document.querySelectorAll('[tabindex=\"-1\"]').forEach(e => e.removeAttribute('tabindex'))")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    focusable = [
+        node
+        for node in tree
+        if not node["ignored"] and any(p["name"] == "focusable" and p["value"]["value"] for p in node["properties"])
+    ]
+    unnamed = [node["role"]["value"] for node in focusable if not node["name"]["value"].strip()]
+    assert len(focusable) > 10 and unnamed == []
+
+
+@pytest.mark.browser
+def test_the_first_tab_stop_leads_past_the_menus(visit):
+    page = visit("notebooks/05_fomaml.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Skip to main content"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+@pytest.mark.browser
+def test_searching_finds_lessons(visit):
+    page = visit("book/index.html")
+    page.keyboard.press("Control+K")
+    page.keyboard.type("hessian")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=hessian*")
+    page.locator("#search-results a", has_text="05 FOMAML").first.click()
+    page.wait_for_url("**/notebooks/05_fomaml.html*")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1366, 390])
+def test_pages_fit_the_screen_and_nothing_moves(visit, width):
+    """Nor is what a cell printed cut off at the edge."""
+    for name in ("book/index", "notebooks/09_maml_plus_plus", "book/reference", "book/cheat_sheet", "book/papers"):
+        page = visit(f"{name}.html", width)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        cut = "[...document.querySelectorAll('.cell_output pre')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert page.evaluate(cut) == 0, name
+        moving = """[...document.querySelectorAll("*")].filter(e => {
+            const style = getComputedStyle(e);
+            return style.animationName !== "none" || style.transitionProperty !== "none"
+                && style.transitionDuration.split(", ").some(duration => parseFloat(duration) > 0);
+        }).length"""
+        assert page.evaluate(moving) == 0, name
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"book-{Path(name).name}-{width}.png")
+        page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, scheme", [(1366, "light"), (1366, "dark"), (390, "light")])
+def test_axe_finds_nothing_serious(visit, book, axe, width, scheme):
+    """Every page and playground, in the dark and on a phone a few of every kind."""
+    found = {}
+    for path in sorted(pages(book)):
+        name = path.relative_to(book).as_posix()
+        if name == "index.html" or (width, scheme) != (1366, "light") and not OF_EVERY_KIND.search(name):
+            continue  # the first leads on to the home page at once
+        page = visit(name, width, scheme)
+        page.evaluate(axe)
+        result = page.evaluate("axe.run({resultTypes: ['violations']})")
+        for violation in result["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:100] for node in violation["nodes"][:3]]
+                found.setdefault((violation["id"], *nodes), path.name)
+        page.close()
     assert not found
