@@ -4,6 +4,8 @@ Skipped where there is no Playwright or no Chromium; MAMLCOURSE_CHROMIUM names a
 Screenshots are left in runs/browser.
 """
 
+import base64
+import hashlib
 import os
 import re
 import shutil
@@ -15,8 +17,10 @@ import export_playground
 import pytest
 import torch
 
+from mamlcourse import evaluate
 from mamlcourse.pretrained import load_pretrained
 from mamlcourse.problems import Problem
+from mamlcourse.records import read_json
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "book" / "playgrounds"
@@ -32,11 +36,22 @@ CHROMIUM = next(
     None,
 )
 TASKS = 50
-SCRIPTS = ("common.js", "engine.js", "weights-draw.js", "weights-glyphs.js", "draw.core.js", "draw.js")
+SCRIPTS = (
+    "common.js", "engine.js", "product.js", "weights-draw.js", "weights-draw-20.js", "weights-glyphs.js",
+    "draw.core.js", "draw.js",
+)  # fmt: skip
 
 
 def test_the_committed_weights_and_characters_are_those_of_the_package():
     assert export_playground.main(["--check"]) == 0
+
+
+def test_the_kernel_is_assembled_from_its_source():
+    script = (FOLDER / "product.js").read_text(encoding="utf-8")
+    source = hashlib.sha256((FOLDER / "product.wat").read_bytes()).hexdigest()
+    assert source in script, "run: python tools/make_playgrounds.py kernel"
+    module = base64.b64decode(re.search(r'PRODUCT_KERNEL = "(.+)";', script)[1])
+    assert module.startswith(b"\0asm") and len(module) < 1000
 
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node")
@@ -63,6 +78,19 @@ def test_the_scripts_keep_the_rules():
         found = re.findall(r"\bvar |[^=!<>]==[^=]|!=[^=]|console\.|debugger|eval\(|innerHTML", code)
         assert not found, f"{name}: {found}"
         assert max(map(len, text.splitlines())) <= 122, name
+
+
+@pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
+def test_the_20_way_weights_score_what_is_stated(algorithm):
+    """Asked as the page asks, each query alone; on the first of the record's tasks."""
+    record = read_json(export_playground.RECORD_OF_20)
+    asked, stated = record["test"], record["algorithms"][algorithm]["task_accuracies"][:10]
+    tasks = Problem.from_record(record["problem"] | {"queries": asked["queries"]}).tasks("test", 10, asked["seed"])
+    maml = load_pretrained(algorithm, record["setting"])
+    maml.backend = "loop"
+    measured = evaluate(maml, tasks, 10, only_last=True, transductive=asked["transductive"]).per_task
+    # Rounding on another machine may turn a query (of 20), and not in every task.
+    assert sum(abs(a - b) for a, b in zip(measured, stated, strict=True)) / 10 < 0.01
 
 
 # In the browser.
@@ -135,29 +163,62 @@ def beliefs(page, algorithm):
 @pytest.mark.browser
 @pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
 def test_the_page_adapts_as_the_package(open_page, algorithm):
-    """Logits within 1e-4 of those of `maml.adapt`, on 50 tasks, after every step on the first of them."""
-    maml = load_pretrained(algorithm)
-    maml.backend = "loop"
+    """Logits within 1e-4 of those of `maml.adapt`, on 50 tasks, after every step on the first of them, where JavaScript
+    alone computes them, too."""
     page = open_page()
-    page.evaluate("name => { window.learner = mamlEngine().decode(DRAW_WEIGHTS[name]); }", algorithm)
-    follow = """([support, labels, queries]) => {
-        const follow = mamlEngine().follower(learner);
+    differences = differences_of(page, algorithm, ways=5, tasks=TASKS, closely=5)
+    steps = load_pretrained(algorithm).settings.inner_steps
+    assert len(differences) == TASKS + 5 * steps + 5 * (steps + 1)
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
+def test_the_page_adapts_as_the_package_to_twenty_classes(open_page, algorithm):
+    assert max(differences_of(open_page(), algorithm, ways=20, tasks=3, closely=1)) < 1e-4
+
+
+def differences_of(page, algorithm, ways, tasks, closely):
+    """How far the page's logits are from the package's: after the last step with the kernel, and in the first tasks
+    after each step, with it and without."""
+    maml = load_pretrained(algorithm, f"glyphs-{ways}w1s")
+    maml.backend = "loop"
+    start = """([name, ways, kernel]) => {
+        window.engines = [mamlEngine(PRODUCT_KERNEL), mamlEngine()];
+        window.learner = engines[0].decode({ 5: DRAW_WEIGHTS, 20: DRAW_WEIGHTS_20 }[ways][name]);
+        return engines.map((engine) => engine.vectors);
+    }"""
+    assert page.evaluate(start, [algorithm, ways]) == [True, False]
+    follow = """([number, support, labels, queries]) => {
+        const follow = engines[number].follower(learner);
         const found = follow(Float32Array.from(support), labels, Float32Array.from(queries));
         return found.logits.map((rows) => [...rows]);
     }"""
-    batches = Problem("glyphs", validation=5, queries=1).tasks("test", tasks_per_batch=1, seed=3)
-    differences = []
-    for task, batch in enumerate(islice(iter(batches), TASKS)):
-        support, labels, query = batch.support_x[0], batch.support_y[0], batch.query_x[0, task % 5, None]
-        found = page.evaluate(follow, [support.flatten().tolist(), labels.tolist(), query.flatten().tolist()])
-        last = maml.settings.inner_steps
-        for steps in range(last + 1) if task < 5 else [last]:  # an adapted copy for each step takes its time
-            adapted = maml.adapt(support, labels, steps=steps)
-            with torch.no_grad():
-                expected = adapted(torch.cat([support, query]))[-1]
-            differences.append((torch.tensor(found[steps]) - expected).abs().max())
-    assert len(differences) == TASKS + 5 * maml.settings.inner_steps
-    assert max(differences) < 1e-4
+    batches = Problem("glyphs", validation=5, ways=ways, queries=1).tasks("test", tasks_per_batch=1, seed=3)
+    differences, last = [], maml.settings.inner_steps
+    for task, batch in enumerate(islice(iter(batches), tasks)):
+        support, labels, query = batch.support_x[0], batch.support_y[0], batch.query_x[0, task % ways, None]
+        for number in (0, 1) if task < closely else (0,):
+            asked = [number, support.flatten().tolist(), labels.tolist(), query.flatten().tolist()]
+            found = page.evaluate(follow, asked)
+            for steps in range(last + 1) if task < closely else [last]:  # an adapted copy for each step takes its time
+                adapted = maml.adapt(support, labels, steps=steps)
+                with torch.no_grad():
+                    expected = adapted(torch.cat([support, query]))[-1]
+                differences.append((torch.tensor(found[steps]) - expected).abs().max())
+    return differences
+
+
+@pytest.mark.browser
+def test_a_browser_without_workers_and_webassembly_is_slower_and_says_so(browser):
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.add_init_script("delete window.WebAssembly; delete window.Worker;")
+    page.goto(PAGE)
+    page.get_by_role("button", name="Load an example").click()
+    page.get_by_text("by JavaScript alone: this browser has no WebAssembly with vectors").wait_for()
+    assert "MAML++ class" in page.locator("#status").inner_text()
+    page.close()
 
 
 @pytest.mark.browser
@@ -272,9 +333,31 @@ def test_a_round_scores_reader_and_networks(open_page):
 
 
 @pytest.mark.browser
+def test_a_round_of_twenty_classes_by_keyboard(open_page):
+    page = open_page()
+    ways = page.get_by_label("Classes in a task (ways)")
+    ways.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_text("Round 1, task 1 of 10, 20-way").wait_for()
+    page.wait_for_function("location.hash.includes('ways=20')")
+    assert page.locator(".answers button").count() == 20
+    page.keyboard.press("Tab")  # from the first answer, which has the focus, to the second
+    page.keyboard.press("Enter")
+    page.get_by_text("You: class 2").wait_for()
+    assert "MAML++ class" in page.locator("#round").inner_text()
+    assert page.get_by_role("button", name="Look at this task above").count() == 0  # there are boxes for five
+    page.keyboard.press("Enter")
+    page.get_by_text("task 2 of 10, 20-way").wait_for()
+    ways.select_option("5")
+    page.get_by_text("Round 1, task 1 of 10, 5-way").wait_for()
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width, scheme", [(1366, "light"), (390, "light"), (1366, "dark"), (390, "dark")])
 def test_it_fits_screens_and_themes(open_page, width, scheme):
-    page = open_page("#round=2", width=width, height=844, color_scheme=scheme, reduced_motion="reduce")
+    page = open_page("#round=2&ways=20", width=width, height=844, color_scheme=scheme, reduced_motion="reduce")
     page.get_by_role("button", name="Load an example").click()
     page.get_by_text("The query is, by").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,9 +1,9 @@
 """Write what the playground "Draw your own" carries: trained weights and a sheet of built-in characters, as scripts.
 
-    python tools/export_playground.py            # write book/playgrounds/weights-draw.js and weights-glyphs.js
+    python tools/export_playground.py            # write book/playgrounds/weights-draw.js, -draw-20.js and -glyphs.js
     python tools/export_playground.py --check    # say whether the committed files are those
 
-A page that is opened from a folder may run scripts and may fetch nothing, so both are JavaScript that sets one global
+A page that is opened from a folder may run scripts and may fetch nothing, so all are JavaScript that sets one global
 variable, with numbers in base64. The weights are those that `mamlcourse.pretrained.load_pretrained` reads, float32 as
 they are; the characters are of the built-in glyphs' test alphabets, which no network was trained on.
 """
@@ -21,10 +21,11 @@ from mamlcourse.data.packed import GREY_LEVELS
 from mamlcourse.learner import MAML
 from mamlcourse.pretrained import load_pretrained
 from mamlcourse.records import read_json
+from mamlcourse.stats import ci95
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "book" / "playgrounds"
-RECORD = ROOT / "results" / "playground.json"
+RECORD, RECORD_OF_20 = ROOT / "results" / "playground.json", ROOT / "results" / "pretrained-glyphs-20w1s.json"
 ALGORITHMS = ("maml", "fomaml", "maml++")
 LETTERS, WRITERS = 15, 6  # of each test alphabet, and drawings of each letter
 
@@ -40,6 +41,18 @@ def weights() -> dict:
         return {"tasks": record["test"]["tasks"]} | scores
 
     return {name: exported(load_pretrained(name)) | {"tested": tested(name)} for name in ALGORITHMS}
+
+
+def weights_of_20() -> dict:
+    """The same for 20 ways, which benchmarks/pretrain.py tested in the same way, on the built-in glyphs alone."""
+    record = read_json(RECORD_OF_20)
+
+    def tested(name):
+        accuracies = record["algorithms"][name]["task_accuracies"]
+        score = [round(sum(accuracies) / len(accuracies), 4), round(ci95(accuracies), 4)]
+        return {"tasks": len(accuracies), "glyphs": score}
+
+    return {name: exported(load_pretrained(name, record["setting"])) | {"tested": tested(name)} for name in ALGORITHMS}
 
 
 def exported(maml: MAML) -> dict:
@@ -110,6 +123,7 @@ def files() -> dict[Path, str]:
     """What each file holds."""
     return {
         FOLDER / "weights-draw.js": script("DRAW_WEIGHTS", weights()),
+        FOLDER / "weights-draw-20.js": script("DRAW_WEIGHTS_20", weights_of_20()),
         FOLDER / "weights-glyphs.js": script("DRAW_GLYPHS", glyphs()),
     }
 

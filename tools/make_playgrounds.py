@@ -1,14 +1,17 @@
-"""Compute what the book's playgrounds show: `python tools/make_playgrounds.py sinusoid` (or trajectories, or pictures).
+"""Compute what the book's playgrounds show: `python tools/make_playgrounds.py sinusoid` (or another command below).
 
 A playground is a page that works from its file, so its numbers are a script, `book/playgrounds/NAME-data.js`, that
 defines one constant; what stands beside the numbers says how they came about.
 """
 
 import base64
+import hashlib
 import io
 import json
 import re
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -28,7 +31,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 app.callback()(lambda: None)  # so that a single command, too, goes by its name
 
 
-def write_script(path: Path, constant: str, how: list[str], content: dict) -> None:
+def write_script(path: Path, constant: str, how: list[str], content: dict | str) -> None:
     """Write a classic script that defines the constant, for pages and, as a module, for Node."""
     lines = [f"// {line}" for line in how]
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -153,6 +156,29 @@ def trajectories(path: Path = FOLDER / "trajectories-data.js", number: int = 10,
         for name, e in crowd.items()
     }
     write_script(path, "TRAJECTORIES_DATA", how, {"failures": failures, "crowd": many, "tasks": shown})
+
+
+WABT = "wabt@1.0.39"  # npm's package of the assembler
+
+
+def write_kernel(module: bytes) -> None:
+    """Write the engine's product as a script."""
+    source = FOLDER / "product.wat"
+    how = [
+        f"The matrix product of engine.js for WebAssembly with vectors: product.wat, assembled by {WABT} in",
+        f"tools/make_playgrounds.py kernel. SHA-256 of product.wat: {hashlib.sha256(source.read_bytes()).hexdigest()}",
+    ]
+    write_script(FOLDER / "product.js", "PRODUCT_KERNEL", how, base64.b64encode(module).decode())
+
+
+@app.command()
+def kernel() -> None:
+    """Assemble the matrix product of "Draw your own"; needs Node and, once, npm's registry."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder) / "product.wasm"
+        command = ["npx", "--yes", "--package", WABT, "wat2wasm", FOLDER / "product.wat", "-o", module]
+        subprocess.run(command, check=True)
+        write_kernel(module.read_bytes())
 
 
 def in_one_file(page: Path) -> str:

@@ -6,6 +6,7 @@
   const { ALGORITHMS, element, svg, button, state, swatch, shareButton, chooser } = Playground;
   const core = drawCore();
   const characters = core.sheet(DRAW_GLYPHS);
+  const WEIGHTS = { 5: DRAW_WEIGHTS, 20: DRAW_WEIGHTS_20 }; // by ways
   const NAMES = Object.keys(DRAW_WEIGHTS);
   const WAYS = 5, QUERY = WAYS; // the number of the box for the query
   const TASKS = 10; // of a round
@@ -23,14 +24,15 @@
 
   // ---- Adaptation, in a worker for each network
 
-  /* What runs in a worker, beside the engine: the learner adapts to a support set and classifies queries. */
+  /* What runs in a worker, beside the engine: the learner for so many ways adapts to a support set and classifies
+   * queries. The boxes and the round each keep their own adapted parameters. */
   function serve(engine, stored, send) {
-    const learner = engine.decode(stored);
-    const followers = {}; // the boxes and the round each keep their own adapted parameters
+    const followers = {};
     return ({ id, purpose, support, labels, queries }) => {
-      followers[purpose] ||= engine.follower(learner);
-      const { loss, logits } = followers[purpose](support, labels, queries);
-      send({ id, loss, beliefs: logits.map((rows) => engine.softmax(rows, learner.ways)) });
+      const ways = labels.length;
+      followers[`${purpose} ${ways}`] ||= engine.follower(engine.decode(stored[ways]));
+      const { loss, logits } = followers[`${purpose} ${ways}`](support, labels, queries);
+      send({ id, loss, beliefs: logits.map((rows) => engine.softmax(rows, ways)), vectors: engine.vectors });
     };
   }
 
@@ -40,26 +42,29 @@
     waiting.delete(id);
   }
 
-  function startWorker(stored) {
+  function startWorker(name) {
+    const stored = Object.fromEntries(Object.entries(WEIGHTS).map(([ways, learners]) => [ways, learners[name]]));
     try {
       // From a folder a page may not load a worker's file, but it may make one of text that it has.
-      const text = `const answering = (${serve})((${mamlEngine})(), ${JSON.stringify(stored)}, postMessage);
+      const text = `const answering = (${serve})(
+        (${mamlEngine})(${JSON.stringify(PRODUCT_KERNEL)}), ${JSON.stringify(stored)}, postMessage);
         onmessage = (event) => answering(event.data);`;
       const worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
       worker.onmessage = (event) => answer(event.data);
       return (request) => worker.postMessage(request);
     } catch {
-      const answering = serve(mamlEngine(), stored, answer); // without a worker the page waits a moment
+      const answering = serve(mamlEngine(PRODUCT_KERNEL), stored, answer); // without a worker the page waits a moment
       return (request) => setTimeout(() => answering(request));
     }
   }
-  const workers = Object.fromEntries(NAMES.map((name) => [name, startWorker(DRAW_WEIGHTS[name])]));
+  const workers = Object.fromEntries(NAMES.map((name) => [name, startWorker(name)]));
 
   let requests = 0;
-  /* Resolves to {name: {loss: [steps + 1], beliefs: [steps + 1] of (queries x ways)}}. */
+  /* Resolves to {name: {loss: [steps + 1], beliefs: [steps + 1] of (queries x ways), vectors}}; one image a class. */
   async function adapted(purpose, support, queries) {
     const joined = (images) => Float32Array.from(images.flatMap((image) => [...image]));
-    const request = { purpose, support: joined(support), labels: LABELS, queries: joined(queries) };
+    const labels = support.map((_, way) => way);
+    const request = { purpose, support: joined(support), labels, queries: joined(queries) };
     const found = NAMES.map((name) => new Promise((resolve) => {
       const id = ++requests;
       waiting.set(id, resolve);
@@ -108,7 +113,9 @@
   const NOTHING = Array(WAYS + 1).fill(core.EMPTY);
   let boxes = NOTHING;
   const past = boxes.map(() => []); // what each box held before, the latest last
-  const kept = state({ d: { value: "" }, round: { value: 0, min: 0, max: 1e6 } }, showState);
+  const kept = state({
+    d: { value: "" }, round: { value: 0, min: 0, max: 1e6 }, ways: { value: "5", allowed: Object.keys(WEIGHTS) },
+  }, showState);
   const papers = boxes.map((_, number) => makeBox(number));
 
   function makeBox(number) {
@@ -201,9 +208,9 @@
 
   // ---- State
 
-  let shownText = null, shownRound = 0;
+  let shownText = null, shownRound = 0, shownWays = "";
   /* Show what the address says: called when the page changes it, and when somebody else does. */
-  function showState({ d, round }) {
+  function showState({ d, round, ways }) {
     if (d !== (boxes.every(core.isEmpty) ? "" : core.encoded(boxes)) || shownText === null) {
       boxes = (d ? core.decoded(d, WAYS + 1, characters) : NOTHING) || NOTHING;
       boxes.forEach((box, number) => { // what came by a link can be undone stroke by stroke
@@ -219,7 +226,7 @@
       boxes.forEach((box, number) => show(number, box));
       believe();
     }
-    if (round !== shownRound) startRound(Math.round(round));
+    if (round !== shownRound || ways !== shownWays) startRound(Math.round(round), ways);
   }
 
   // ---- Belief
@@ -251,14 +258,15 @@
     const found = await adapted("boxes", images.slice(0, WAYS), asked);
     clearTimeout(patience);
     if (mine !== latest) return; // something was drawn meanwhile
-    const took = Math.round(performance.now() - began);
+    const took = `${Math.round(performance.now() - began)} ms` +
+      (found[NAMES[0]].vectors ? "" : ", by JavaScript alone: this browser has no WebAssembly with vectors");
     NAMES.forEach((name) => showBelief(name, found[name], shown, images));
-    if (!asked.length) return say(`Adapted in ${took} ms. Now draw one of the five again, in the box “Query”.`);
+    if (!asked.length) return say(`Adapted in ${took}. Now draw one of the five again, in the box “Query”.`);
     const answers = NAMES.map((name) => {
       const { best, share } = verdictOf(found[name]);
       return `${ALGORITHMS[name].title} class ${best + 1} (${percent(share)})`;
     });
-    say(`The query is, by ${answers.join(", by ")}. Computed in ${took} ms.`);
+    say(`The query is, by ${answers.join(", by ")}. Computed in ${took}.`);
   }
 
   const say = (words) => (byId("status").textContent = words);
@@ -359,12 +367,18 @@
   // ---- A round
 
   const start = button("Start a round", () => kept.set({ round: kept.values.round + 1 }), { class: "first" });
-  byId("round").append(element("div", { class: "buttons" }, start));
+  const ofWays = chooser({
+    label: "Classes in a task (ways)", value: kept.values.ways,
+    choices: Object.fromEntries(Object.keys(WEIGHTS).map((ways) => [ways, ways])),
+    onChange: (ways) => kept.set({ ways }),
+  });
+  byId("ways").append(ofWays.element);
 
-  function startRound(seed) {
-    shownRound = seed;
+  function startRound(seed, ways) {
+    [shownRound, shownWays] = [seed, ways];
+    ofWays.show(ways);
     if (!seed) return byId("round").replaceChildren(element("div", { class: "buttons" }, start));
-    const tasks = core.tasksOf(seed, TASKS, WAYS, characters);
+    const tasks = core.tasksOf(seed, TASKS, Number(ways), characters);
     ask(tasks, 0, { you: 0, ...Object.fromEntries(NAMES.map((name) => [name, 0])) });
   }
 
@@ -400,7 +414,7 @@
         setBoxes([...support, query]);
         byId("boxes").scrollIntoView();
       });
-      after.replaceChildren(next, look);
+      after.replaceChildren(next, ...(support.length === WAYS ? [look] : [])); // there are boxes for so many
       next.focus();
       table.replaceWith((table = scoreTable(score, number + 1)));
     }
@@ -409,7 +423,7 @@
     const choice = element("div", { class: "answers", role: "group", "aria-label": "Your answer" }, ...answers);
     let table = scoreTable(score, number);
     byId("round").replaceChildren(
-      element("p", {}, `Round ${shownRound}, task ${number + 1} of ${tasks.length}`),
+      element("p", {}, `Round ${shownRound}, task ${number + 1} of ${tasks.length}, ${support.length}-way`),
       element(
         "div", { class: "question" },
         element("div", { class: "asked" }, element("div", {}, "Query"), asked),
@@ -429,14 +443,16 @@
 
   // ---- What was recorded
 
-  const recorded = (dataset) => NAMES.map((name) => {
-    const [accuracy, interval] = DRAW_WEIGHTS[name].tested[dataset];
+  const recorded = (dataset, ways) => NAMES.map((name) => {
+    const [accuracy, interval] = WEIGHTS[ways][name].tested[dataset];
     return `${ALGORITHMS[name].title} ${(100 * accuracy).toFixed(1)} ± ${(100 * interval).toFixed(1)}%`;
   }).join(", ");
+  const tasksOf = (ways) => WEIGHTS[ways][NAMES[0]].tested.tasks;
   byId("record").textContent =
-    `How often each is right, asked as here, on ${DRAW_WEIGHTS[NAMES[0]].tested.tasks} tasks of scripts that it was ` +
-    `not trained on (± half a 95% interval). Letters as on the sheet: ${recorded("glyphs")}. Omniglot, drawn by ` +
-    `people, smaller and with thinner pens: ${recorded("omniglot")}. The record is results/playground.json.`;
+    `How often each is right, asked as here, on ${tasksOf(5)} tasks of scripts that it was not trained on (± half a 95% ` +
+    `interval). Letters as on the sheet: ${recorded("glyphs", 5)}. Omniglot, drawn by people, smaller and with thinner ` +
+    `pens: ${recorded("omniglot", 5)}. Letters, 20-way, ${tasksOf(20)} tasks: ${recorded("glyphs", 20)}. The records ` +
+    "are results/playground.json and results/pretrained-glyphs-20w1s.json.";
 
   showState(kept.values);
 })();

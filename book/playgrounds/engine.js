@@ -9,9 +9,12 @@
  * can hand its text to a Web Worker; Node's tests call the same function.
  *
  * Images are rows of pixels, ink = 1. Activations are matrices: one row for each place of each image, one column for
- * each channel (channels last). Sums are in double precision, what is stored in single.
+ * each channel (channels last). They are stored in single precision.
+ *
+ * kernel: the matrix product as a WebAssembly module in base64 (product.js). Without it, or where WebAssembly has no
+ * vectors, JavaScript computes the product, and everything takes about three times as long.
  */
-function mamlEngine() {
+function mamlEngine(kernel) {
   "use strict";
 
   const SIDE = 28; // pixels of an image
@@ -21,22 +24,52 @@ function mamlEngine() {
 
   // ---- Kernels
 
-  /* out = a · b, (rows x inner) · (inner x cols). a[i, k] stands at i * ai + k * ak and b[k, j] at k * bk + j * bj, so
-   * that a transposed matrix is one with other steps. Two rows and four columns at a time: eight sums and six factors
-   * fit into a processor's registers, and each number that is read serves several sums: three times as fast as one. */
-  function product(rows, inner, cols, a, ai, ak, b, bk, bj, out) {
+  /* out = a · b, (rows x inner) · (inner x cols). a[i, k] stands at i * ai + k * ak, so that a transposed matrix is one
+   * with other steps; b and out are stored row by row. */
+  const vectors = vectorProduct(kernel);
+  const product = vectors || plainProduct;
+
+  /* The product by the kernel, which has a memory of its own: a and b are copied there, and out is copied back. Null
+   * where the kernel does not run. */
+  function vectorProduct(text) {
+    let kernel;
+    try {
+      kernel = new WebAssembly.Instance(new WebAssembly.Module(bytesOf(text))).exports;
+    } catch {
+      return null; // no kernel, no WebAssembly, or none with vectors
+    }
+    let floats = new Float32Array(0);
+    return (rows, inner, cols, a, ai, ak, b, out) => {
+      // It takes four rows and eight columns at a time and reads and writes a little beyond what was asked for.
+      const wide = 8 * Math.ceil(cols / 8), fromB = a.length + 4 * ai, fromOut = fromB + b.length + 8;
+      const bytes = 4 * (fromOut + (rows + 4) * wide), page = 65536;
+      if (bytes > kernel.memory.buffer.byteLength) {
+        kernel.memory.grow(Math.ceil((bytes - kernel.memory.buffer.byteLength) / page));
+      }
+      if (floats.buffer !== kernel.memory.buffer) floats = new Float32Array(kernel.memory.buffer);
+      floats.set(a);
+      floats.set(b, fromB);
+      kernel.product(rows, inner, cols, 0, 4 * ai, 4 * ak, 4 * fromB, 4 * cols, 4 * fromOut);
+      if (wide === cols) out.set(floats.subarray(fromOut, fromOut + rows * cols));
+      for (let i = 0; i < rows && wide !== cols; i++) {
+        out.set(floats.subarray(fromOut + i * wide, fromOut + i * wide + cols), i * cols);
+      }
+      return out;
+    };
+  }
+
+  /* The product without the kernel, two rows and four columns at a time: eight sums and six factors fit into a
+   * processor's registers, and each number that is read serves several sums. Sums are in double precision. */
+  function plainProduct(rows, inner, cols, a, ai, ak, b, out) {
     const evenRows = rows - (rows % 2);
     const wholeCols = cols - (cols % 4);
     for (let i = 0; i < evenRows; i += 2) {
       for (let j = 0; j < wholeCols; j += 4) {
         let s00 = 0, s01 = 0, s02 = 0, s03 = 0, s10 = 0, s11 = 0, s12 = 0, s13 = 0;
-        let p0 = i * ai, p1 = p0 + ai;
-        let q0 = j * bj, q1 = q0 + bj, q2 = q1 + bj, q3 = q2 + bj;
-        for (let k = 0; k < inner; k++) {
-          const a0 = a[p0], a1 = a[p1], b0 = b[q0], b1 = b[q1], b2 = b[q2], b3 = b[q3];
+        for (let k = 0, p = i * ai, q = j; k < inner; k++, p += ak, q += cols) {
+          const a0 = a[p], a1 = a[p + ai], b0 = b[q], b1 = b[q + 1], b2 = b[q + 2], b3 = b[q + 3];
           s00 += a0 * b0; s01 += a0 * b1; s02 += a0 * b2; s03 += a0 * b3;
           s10 += a1 * b0; s11 += a1 * b1; s12 += a1 * b2; s13 += a1 * b3;
-          p0 += ak; p1 += ak; q0 += bk; q1 += bk; q2 += bk; q3 += bk;
         }
         const o = i * cols + j;
         out[o] = s00; out[o + 1] = s01; out[o + 2] = s02; out[o + 3] = s03;
@@ -47,23 +80,31 @@ function mamlEngine() {
     for (let i = 0; i < rows; i++) {
       for (let j = i < evenRows ? wholeCols : 0; j < cols; j++) {
         let s = 0;
-        for (let k = 0; k < inner; k++) s += a[i * ai + k * ak] * b[k * bk + j * bj];
+        for (let k = 0; k < inner; k++) s += a[i * ai + k * ak] * b[k * cols + j];
         out[i * cols + j] = s;
       }
     }
     return out;
   }
 
-  /* Call visit(row, tap, from) for each place that a 3 x 3 filter with one pixel of padding sees: from is the row of the
-   * input that stands under this tap of the filter in this row of the output. */
-  function eachTap(images, side, visit) {
-    for (let n = 0, row = 0; n < images; n++) {
+  function transposed(matrix, rows, cols) {
+    const out = new Float32Array(matrix.length);
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < cols; j++) out[j * rows + i] = matrix[i * cols + j];
+    }
+    return out;
+  }
+
+  /* Call visit(from, to, length) for what each place sees through each row of a 3 x 3 filter with one pixel of padding:
+   * up to three neighbours, whose numbers stand one after the other in the input (from) and in the patches (to). */
+  function eachRun(images, side, channels, visit) {
+    for (let n = 0, place = 0; n < images; n++) {
       for (let y = 0; y < side; y++) {
-        for (let x = 0; x < side; x++, row++) {
-          for (let tap = 0; tap < TAPS; tap++) {
-            const fromY = y - 1 + Math.floor(tap / 3), fromX = x - 1 + (tap % 3);
-            const inside = fromY >= 0 && fromY < side && fromX >= 0 && fromX < side;
-            if (inside) visit(row, tap, (n * side + fromY) * side + fromX);
+        for (let x = 0; x < side; x++, place++) {
+          const left = Math.max(x - 1, 0), length = (Math.min(x + 1, side - 1) - left + 1) * channels;
+          for (let tapY = Math.max(1 - y, 0); tapY < Math.min(side + 1 - y, 3); tapY++) {
+            const tap = 3 * tapY + left - x + 1;
+            visit(((n * side + y + tapY - 1) * side + left) * channels, (place * TAPS + tap) * channels, length);
           }
         }
       }
@@ -73,9 +114,8 @@ function mamlEngine() {
   /* What each place of the output sees: (places x 9 channels), so that a convolution is one matrix product. */
   function patches(input, images, side, channels) {
     const out = new Float32Array(images * side * side * TAPS * channels);
-    eachTap(images, side, (row, tap, from) => {
-      const to = (row * TAPS + tap) * channels;
-      for (let c = 0; c < channels; c++) out[to + c] = input[from * channels + c];
+    eachRun(images, side, channels, (from, to, length) => {
+      for (let i = 0; i < length; i++) out[to + i] = input[from + i];
     });
     return out;
   }
@@ -83,90 +123,84 @@ function mamlEngine() {
   /* The gradient of what went into `patches`: each number goes back to where it was taken from. */
   function patchesBackward(gradient, images, side, channels) {
     const out = new Float32Array(images * side * side * channels);
-    eachTap(images, side, (row, tap, from) => {
-      const taken = (row * TAPS + tap) * channels;
-      for (let c = 0; c < channels; c++) out[from * channels + c] += gradient[taken + c];
+    eachRun(images, side, channels, (from, to, length) => {
+      for (let i = 0; i < length; i++) out[from + i] += gradient[to + i];
     });
     return out;
   }
 
-  /* Batch norm with the statistics of these rows, and ReLU. Keeps what the backward pass needs. */
-  function normRelu(z, channels, gain, bias) {
+  /* The mean of each column, and one over its standard deviation. */
+  function statistics(z, channels) {
     const rows = z.length / channels;
-    const normal = new Float32Array(z.length), out = new Float32Array(z.length);
-    const mean = new Float64Array(channels), scale = new Float64Array(channels); // one over the standard deviation
-    for (let i = 0; i < z.length; i += channels) {
-      for (let c = 0; c < channels; c++) mean[c] += z[i + c];
-    }
-    for (let c = 0; c < channels; c++) mean[c] /= rows;
+    const mean = new Float64Array(channels), scale = new Float64Array(channels);
     for (let i = 0; i < z.length; i += channels) {
       for (let c = 0; c < channels; c++) {
-        const away = z[i + c] - mean[c];
-        scale[c] += away * away;
+        const value = z[i + c];
+        mean[c] += value;
+        scale[c] += value * value;
       }
     }
-    for (let c = 0; c < channels; c++) scale[c] = 1 / Math.sqrt(scale[c] / rows + EPSILON);
-    for (let i = 0; i < z.length; i += channels) {
-      for (let c = 0; c < channels; c++) {
-        const value = (z[i + c] - mean[c]) * scale[c];
-        const raised = gain[c] * value + bias[c];
-        normal[i + c] = value;
-        out[i + c] = raised > 0 ? raised : 0;
-      }
+    for (let c = 0; c < channels; c++) {
+      mean[c] /= rows;
+      scale[c] = 1 / Math.sqrt(scale[c] / rows - mean[c] ** 2 + EPSILON);
     }
-    return { out, normal, scale };
+    return { mean, scale };
   }
 
-  /* Gradients of a loss for what went into `normRelu`, given its gradient for what came out. */
-  function normReluBackward(gradient, kept, channels, gain) {
-    const { out, normal, scale } = kept;
-    const rows = out.length / channels;
-    const dz = new Float32Array(out.length), dGain = new Float64Array(channels), dBias = new Float64Array(channels);
-    for (let i = 0; i < out.length; i += channels) {
-      for (let c = 0; c < channels; c++) {
-        if (out[i + c] <= 0) continue;
-        dBias[c] += gradient[i + c];
-        dGain[c] += gradient[i + c] * normal[i + c];
-      }
-    }
-    // The mean and the deviation depend on all rows, so the part of the gradient that would move them is taken out.
-    for (let i = 0; i < out.length; i += channels) {
-      for (let c = 0; c < channels; c++) {
-        const passed = out[i + c] > 0 ? gradient[i + c] : 0;
-        dz[i + c] = gain[c] * scale[c] * (passed - (dBias[c] + normal[i + c] * dGain[c]) / rows);
-      }
-    }
-    return { dz, dGain, dBias };
-  }
-
-  /* The largest of each 2 x 2 places, and where it stood; a last row or column without a pair is left out. */
-  function maxPool(input, images, side, channels) {
-    const half = Math.floor(side / 2);
+  /* Batch norm with the statistics of these rows, ReLU, and of each 2 x 2 places the largest; a last row or column
+   * without a pair only counts in the statistics. Answers the outputs and what the backward pass needs: where in z each
+   * came from. All three in one, since three of four numbers are not asked for again. */
+  function normReluPool(z, images, side, channels, gain, bias) {
+    const { mean, scale } = statistics(z, channels);
+    const factor = gain.map((value, c) => value * scale[c]); // batch norm is z * factor + shift
+    const shift = bias.map((value, c) => value - mean[c] * factor[c]);
+    const half = Math.floor(side / 2), below = side * channels;
     const out = new Float32Array(images * half * half * channels), from = new Int32Array(out.length);
-    let o = 0;
-    for (let n = 0; n < images; n++) {
+    for (let n = 0, o = 0; n < images; n++) {
       for (let y = 0; y < half; y++) {
         for (let x = 0; x < half; x++) {
-          const corner = ((n * side + 2 * y) * side + 2 * x) * channels, below = side * channels;
-          for (let c = corner; c < corner + channels; c++, o++) {
-            let best = c; // the first of equals, as in PyTorch
-            if (input[c + channels] > input[best]) best = c + channels;
-            if (input[c + below] > input[best]) best = c + below;
-            if (input[c + below + channels] > input[best]) best = c + below + channels;
-            out[o] = input[best];
-            from[o] = best;
+          const corner = ((n * side + 2 * y) * side + 2 * x) * channels;
+          for (let c = 0; c < channels; c++, o++) {
+            const f = factor[c], s = shift[c], p = corner + c;
+            const right = z[p + channels] * f + s, down = z[p + below] * f + s, across = z[p + below + channels] * f + s;
+            let best = z[p] * f + s, at = p; // the first of equals, as in PyTorch
+            if (right > best) { best = right; at = p + channels; }
+            if (down > best) { best = down; at = p + below; }
+            if (across > best) { best = across; at = p + below + channels; }
+            out[o] = best > 0 ? best : 0;
+            from[o] = at;
           }
         }
       }
     }
-    return { out, from };
+    return { out, from, z, mean, scale };
   }
 
-  /* The gradient of what went into `maxPool`, which had so many numbers. */
-  function maxPoolBackward(gradient, from, length) {
-    const out = new Float32Array(length);
-    for (let o = 0; o < from.length; o++) out[from[o]] += gradient[o];
-    return out;
+  /* Gradients of a loss for what went into `normReluPool`, given its gradient for what came out. */
+  function normReluPoolBackward(gradient, { out, from, z, mean, scale }, channels, gain) {
+    const rows = z.length / channels;
+    const dz = new Float32Array(z.length), dGain = new Float64Array(channels), dBias = new Float64Array(channels);
+    for (let o = 0; o < out.length; o += channels) {
+      for (let c = 0; c < channels; c++) {
+        if (out[o + c] === 0) continue;
+        dBias[c] += gradient[o + c];
+        dGain[c] += gradient[o + c] * (z[from[o + c]] - mean[c]) * scale[c];
+      }
+    }
+    // The mean and the deviation depend on all rows, so the part of the gradient that would move them is taken out:
+    // factor * (passed - (dBias + (z - mean) * scale * dGain) / rows), where few rows were passed anything.
+    const factor = scale.map((value, c) => gain[c] * value);
+    const slope = factor.map((value, c) => (-value * scale[c] * dGain[c]) / rows);
+    const level = factor.map((value, c) => (-value * dBias[c]) / rows - slope[c] * mean[c]);
+    for (let i = 0; i < z.length; i += channels) {
+      for (let c = 0; c < channels; c++) dz[i + c] = level[c] + slope[c] * z[i + c];
+    }
+    for (let o = 0; o < out.length; o += channels) {
+      for (let c = 0; c < channels; c++) {
+        if (out[o + c] > 0) dz[from[o + c]] += factor[c] * gradient[o + c];
+      }
+    }
+    return { dz, dGain, dBias };
   }
 
   /* Each row of logits as probabilities. */
@@ -209,16 +243,15 @@ function mamlEngine() {
       const seen = patches(input, images, side, channels), inner = TAPS * channels;
       const rows = images * side * side;
       const z = new Float32Array(rows * filters);
-      product(rows, inner, filters, seen, inner, 1, parameters[`block${b}.weight`], 1, inner, z);
-      const norm = normRelu(z, filters, parameters[`block${b}.gain`], parameters[`block${b}.bias`]);
-      const pooled = maxPool(norm.out, images, side, filters);
-      kept.push({ seen, norm, from: pooled.from, side, channels });
+      product(rows, inner, filters, seen, inner, 1, transposed(parameters[`block${b}.weight`], filters, inner), z);
+      const pooled = normReluPool(z, images, side, filters, parameters[`block${b}.gain`], parameters[`block${b}.bias`]);
+      kept.push({ seen, pooled, side, channels });
       input = pooled.out;
       side = Math.floor(side / 2); // 28, 14, 7, 3, 1
       channels = filters;
     }
     const logits = new Float32Array(images * ways);
-    product(images, filters, ways, input, filters, 1, parameters["head.weight"], 1, filters, logits);
+    product(images, filters, ways, input, filters, 1, transposed(parameters["head.weight"], ways, filters), logits);
     for (let i = 0; i < logits.length; i++) logits[i] += parameters["head.bias"][i % ways];
     return { logits, features: input, kept };
   }
@@ -227,23 +260,22 @@ function mamlEngine() {
   function backward(parameters, pass, dLogits, images) {
     const filters = parameters["block0.gain"].length, ways = parameters["head.bias"].length;
     const gradients = { "head.weight": new Float32Array(ways * filters), "head.bias": new Float32Array(ways) };
-    product(ways, images, filters, dLogits, 1, ways, pass.features, filters, 1, gradients["head.weight"]);
+    product(ways, images, filters, dLogits, 1, ways, pass.features, gradients["head.weight"]);
     for (let i = 0; i < dLogits.length; i++) gradients["head.bias"][i % ways] += dLogits[i];
     let gradient = new Float32Array(images * filters);
-    product(images, ways, filters, dLogits, ways, 1, parameters["head.weight"], filters, 1, gradient);
+    product(images, ways, filters, dLogits, ways, 1, parameters["head.weight"], gradient);
     for (let b = BLOCKS - 1; b >= 0; b--) {
-      const { seen, norm, from, side, channels } = pass.kept[b];
+      const { seen, pooled, side, channels } = pass.kept[b];
       const inner = TAPS * channels, rows = images * side * side;
-      const dOut = maxPoolBackward(gradient, from, norm.out.length);
-      const { dz, dGain, dBias } = normReluBackward(dOut, norm, filters, parameters[`block${b}.gain`]);
+      const { dz, dGain, dBias } = normReluPoolBackward(gradient, pooled, filters, parameters[`block${b}.gain`]);
       const dWeight = new Float32Array(filters * inner);
-      product(filters, rows, inner, dz, 1, filters, seen, inner, 1, dWeight);
+      product(filters, rows, inner, dz, 1, filters, seen, dWeight);
       Object.assign(gradients, {
         [`block${b}.weight`]: dWeight, [`block${b}.gain`]: dGain, [`block${b}.bias`]: dBias,
       });
       if (b === 0) break; // nobody asks for the gradient of the images
       const dSeen = new Float32Array(seen.length);
-      product(rows, filters, inner, dz, filters, 1, parameters[`block${b}.weight`], inner, 1, dSeen);
+      product(rows, filters, inner, dz, filters, 1, parameters[`block${b}.weight`], dSeen);
       gradient = patchesBackward(dSeen, images, side, channels);
     }
     return gradients;
@@ -338,12 +370,15 @@ function mamlEngine() {
   }
 
   function floats(text) {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    return new Float32Array(bytes.buffer);
+    return new Float32Array(bytesOf(text).buffer);
+  }
+
+  function bytesOf(text) {
+    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   }
 
   return {
-    SIDE, product, patches, patchesBackward, normRelu, normReluBackward, maxPool, maxPoolBackward, softmax,
+    SIDE, vectors: vectors !== null, product, patches, patchesBackward, normReluPool, normReluPoolBackward, softmax,
     crossEntropy, forward, backward, adapt, classify, follower, decode,
   };
 }

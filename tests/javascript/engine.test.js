@@ -4,7 +4,9 @@
 
 const test = require("node:test");
 const assert = require("node:assert/strict");
-const engine = require("../../book/playgrounds/engine.js")();
+const mamlEngine = require("../../book/playgrounds/engine.js");
+const engine = mamlEngine(require("../../book/playgrounds/product.js"));
+const plain = mamlEngine(); // without the kernel
 
 // Numbers between -1 and 1 that look random and are always the same.
 function numbers(count, seed = 1) {
@@ -18,17 +20,24 @@ function near(found, wanted, tolerance) {
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 
+test("Node runs the kernel; where there is none, or none that runs, JavaScript computes", () => {
+  assert.equal(engine.vectors, true);
+  assert.deepEqual([plain.vectors, mamlEngine(btoa("no module")).vectors], [false, false]);
+});
+
 test("a product is the sum over the inner index, whatever the sizes and the order in memory", () => {
-  for (const [rows, inner, cols] of [[1, 1, 1], [2, 3, 4], [3, 5, 7], [5, 2, 9], [4, 8, 8], [7, 3, 2]]) {
+  const sizes = [[1, 1, 1], [2, 3, 4], [3, 5, 7], [5, 2, 9], [4, 8, 8], [7, 3, 2], [6, 4, 16], [300, 40, 70], [3, 2, 3]];
+  for (const [rows, inner, cols] of sizes) {
     const a = numbers(rows * inner), b = numbers(inner * cols, 2);
     const wanted = Array.from({ length: rows * cols }, (_, o) => {
       const i = Math.floor(o / cols), j = o % cols;
       return Array.from({ length: inner }, (_, k) => a[i * inner + k] * b[k * cols + j]).reduce((x, y) => x + y);
     });
-    near(engine.product(rows, inner, cols, a, inner, 1, b, cols, 1, new Float32Array(rows * cols)), wanted, 1e-6);
-    const flipped = (matrix, height, width) => matrix.map((_, o) => matrix[(o % height) * width + Math.floor(o / height)]);
-    const at = flipped(a, rows, inner), bt = flipped(b, inner, cols);
-    near(engine.product(rows, inner, cols, at, 1, rows, bt, 1, inner, new Float32Array(rows * cols)), wanted, 1e-6);
+    const at = a.map((_, o) => a[(o % rows) * inner + Math.floor(o / rows)]);
+    for (const { product } of [engine, plain]) {
+      near(product(rows, inner, cols, a, inner, 1, b, new Float32Array(rows * cols)), wanted, 1e-5);
+      near(product(rows, inner, cols, at, 1, rows, b, new Float32Array(rows * cols)), wanted, 1e-5);
+    }
   }
 });
 
@@ -38,15 +47,6 @@ test("patches are what a 3 x 3 filter sees, with paper beyond the edge", () => {
   assert.deepEqual([...engine.patches(image, 1, 2, 1)], wanted.flat());
 });
 
-test("max-pooling takes the largest of 2 x 2 and sends the gradient back there", () => {
-  const image = Float32Array.from([1, 2, 9, 4, 3, 9, 9, 9, 9]); // 3 x 3: the last row and column have no pair
-  const { out, from } = engine.maxPool(image, 1, 3, 1);
-  assert.deepEqual([[...out], [...from]], [[4], [3]]);
-  assert.deepEqual([...engine.maxPoolBackward([7], from, 9)], [0, 0, 0, 7, 0, 0, 0, 0, 0]);
-  const two = engine.maxPool([5, 0, 1, 8, 2, 3, 5, 4], 1, 2, 2); // two channels
-  assert.deepEqual([...two.out], [5, 8]);
-});
-
 test("patches and their backward pass are adjoint", () => {
   const [images, side, channels] = [2, 7, 3];
   const x = numbers(images * side * side * channels), seen = engine.patches(x, images, side, channels);
@@ -54,13 +54,32 @@ test("patches and their backward pass are adjoint", () => {
   assert.ok(Math.abs(dot(seen, y) - dot(x, engine.patchesBackward(y, images, side, channels))) < 1e-4);
 });
 
-test("batch norm has mean 0 and variance 1 before its gain and bias", () => {
-  const { normal } = engine.normRelu(numbers(300), 3, numbers(3), numbers(3, 2));
-  for (let c = 0; c < 3; c++) {
-    const column = normal.filter((_, i) => i % 3 === c);
-    assert.ok(Math.abs(dot(column, column.map(() => 1))) < 1e-4);
-    assert.ok(Math.abs(dot(column, column) / 100 - 1) < 1e-3);
-  }
+test("batch norm, ReLU and pooling are the plain formulas, one after the other", () => {
+  const [images, side, channels] = [2, 5, 3], half = 2, rows = images * side * side;
+  const z = numbers(rows * channels).map((value) => 3 * value + 1);
+  const gain = Float32Array.from([1.5, -0.7, 1]), bias = Float32Array.from([0.2, 0.1, -9]); // the last is all below 0
+  const { out, from } = engine.normReluPool(z, images, side, channels, gain, bias);
+  const after = z.map((value, i) => {
+    const column = z.filter((_, other) => other % channels === i % channels);
+    const mean = column.reduce((x, y) => x + y) / rows;
+    const variance = column.reduce((sum, x) => sum + (x - mean) ** 2, 0) / rows;
+    return Math.max((gain[i % channels] * (value - mean)) / Math.sqrt(variance + 1e-5) + bias[i % channels], 0);
+  });
+  const places = Array.from({ length: out.length }, (_, o) => {
+    const c = o % channels, place = Math.floor(o / channels);
+    const x = place % half, y = Math.floor(place / half) % half, n = Math.floor(place / half ** 2);
+    return [0, 1, side, side + 1].map((more) => (n * side ** 2 + 2 * y * side + 2 * x + more) * channels + c);
+  });
+  near(out, places.map((four) => Math.max(...four.map((i) => after[i]))), 1e-5);
+  out.forEach((value, o) => assert.ok(places[o].includes(from[o]) && Math.abs(after[from[o]] - value) < 1e-5));
+  assert.ok(out.some((value) => value > 0) && out.every((value, o) => o % channels < 2 || value === 0));
+});
+
+test("of equal places the first is the largest, as in PyTorch", () => {
+  const one = Float32Array.of(1);
+  const { from } = engine.normReluPool([1, 2, 0, 4, 3, 9, 9, 9, 9], 1, 3, 1, one, one); // 3 x 3
+  assert.deepEqual([...from], [4 - 1]);
+  assert.deepEqual([...engine.normReluPool([5, 5, 5, 5], 1, 2, 1, one, one).from], [0]);
 });
 
 test("softmax sums to one and is not upset by large logits", () => {
