@@ -427,7 +427,7 @@
       element(
         "div", { class: "question" },
         element("div", { class: "asked" }, element("div", {}, "Query"), asked),
-        element("div", {}, element("div", {}, "Which is it?"), choice),
+        element("div", { class: "choice-of-class" }, element("div", {}, "Which is it?"), choice),
       ),
       verdict, after, table,
     );
