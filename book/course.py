@@ -23,7 +23,7 @@ PLAYGROUNDS = {
         "Draw your own",
         "Draw letters of your own and let three learners adapt to them.",
         ("01_few_shot_tasks", "04_maml_on_characters"),
-        None,
+        "DrawingPad",
     ),
     "bowl": (
         "Quadratic bowl",
