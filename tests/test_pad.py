@@ -117,6 +117,9 @@ def test_characters_are_picked_without_a_mouse_and_fill_the_boxes_in_order(drawi
     assert [drawing.held(box)[0] for box in range(4)] == [drawing.sheet[pick] for pick in (4, 2, 0, 2)]
     assert drawing.held(1) != drawing.held(3)  # the same character by another writer
     assert drawing.target.value == 3 and "after 5 steps" in drawing.status.value
+    drawing.clear()
+    draw(drawing, {"box": 0, "stroke": CROSS[0]}, *({"pick": pick} for pick in (1, 3, 5)))
+    assert drawing.held(0) == CROSS[:1] and drawing.held(3)[0] == drawing.sheet[5]  # picks fill what was not drawn
     drawing.target.value = 1
     draw(drawing, {"pick": 7})
     assert drawing.held(1)[0] == drawing.sheet[7] and drawing.target.value == 3

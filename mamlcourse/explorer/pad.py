@@ -230,17 +230,23 @@ class DrawingPad(Explorer):
                 box = event["box"]
                 before = self.held(box) if isinstance(self.held(box), list) else []
                 self._boxes[box].append([*before, event["stroke"]])  # a drawing takes the place of a picked character
+                self._aim()
             else:
                 self._pick(self.sheet[event["pick"]])
         self._heard = len(events)
         self._update()
 
     def _pick(self, character: int) -> None:
-        """A picked character goes to the box that is meant, each time by another writer; then an empty box is meant."""
+        """A picked character goes to the box that is meant, each time by another writer."""
         self._boxes[self.target.value].append((character, self._picked % self.characters.images.shape[1]))
         self._picked += 1
-        empty = [box for box in range(len(self.names)) if not self.held(box)]
-        self.target.value = empty[0] if empty else self.ways
+        self._aim()
+
+    def _aim(self) -> None:
+        """If the box that picks go to has been filled, mean the first empty one, or else the query."""
+        if self.held(self.target.value):
+            empty = [box for box in range(len(self.names)) if not self.held(box)]
+            self.target.value = empty[0] if empty else self.ways
 
     # What the learner makes of it.
 
