@@ -175,13 +175,16 @@ def test_the_page_adapts_as_the_package(open_page, algorithm):
 @pytest.mark.browser
 @pytest.mark.parametrize("algorithm", export_playground.ALGORITHMS)
 def test_the_page_adapts_as_the_package_to_twenty_classes(open_page, algorithm):
-    assert max(differences_of(open_page(), algorithm, ways=20, tasks=3, closely=1)) < 1e-4
+    """Here PyTorch takes float64: in task 1 two of the places that MAML pools are so near that in float32 it takes the
+    other one, and is 6e-3 from itself."""
+    found = differences_of(open_page(), algorithm, ways=20, tasks=3, closely=1, dtype=torch.float64)
+    assert max(found) < 1e-4
 
 
-def differences_of(page, algorithm, ways, tasks, closely):
+def differences_of(page, algorithm, ways, tasks, closely, dtype=torch.float32):
     """How far the page's logits are from the package's: after the last step with the kernel, and in the first tasks
     after each step, with it and without."""
-    maml = load_pretrained(algorithm, f"glyphs-{ways}w1s")
+    maml = load_pretrained(algorithm, f"glyphs-{ways}w1s").to(dtype)
     maml.backend = "loop"
     start = """([name, ways, kernel]) => {
         window.engines = [mamlEngine(PRODUCT_KERNEL), mamlEngine()];
@@ -197,7 +200,8 @@ def differences_of(page, algorithm, ways, tasks, closely):
     batches = Problem("glyphs", validation=5, ways=ways, queries=1).tasks("test", tasks_per_batch=1, seed=3)
     differences, last = [], maml.settings.inner_steps
     for task, batch in enumerate(islice(iter(batches), tasks)):
-        support, labels, query = batch.support_x[0], batch.support_y[0], batch.query_x[0, task % ways, None]
+        support, query = batch.support_x[0].to(dtype), batch.query_x[0, task % ways, None].to(dtype)
+        labels = batch.support_y[0]
         for number in (0, 1) if task < closely else (0,):
             asked = [number, support.flatten().tolist(), labels.tolist(), query.flatten().tolist()]
             found = page.evaluate(follow, asked)
@@ -205,7 +209,7 @@ def differences_of(page, algorithm, ways, tasks, closely):
                 adapted = maml.adapt(support, labels, steps=steps)
                 with torch.no_grad():
                     expected = adapted(torch.cat([support, query]))[-1]
-                differences.append((torch.tensor(found[steps]) - expected).abs().max())
+                differences.append((torch.tensor(found[steps], dtype=dtype) - expected).abs().max())
     return differences
 
 
