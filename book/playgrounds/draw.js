@@ -451,8 +451,8 @@
   byId("record").textContent =
     `How often each is right, asked as here, on ${tasksOf(5)} tasks of scripts that it was not trained on (± half a ` +
     `95% interval). Letters as on the sheet: ${recorded("glyphs", 5)}. Omniglot, drawn by people, smaller and with ` +
-    `thinner pens: ${recorded("omniglot", 5)}. Letters, 20-way, ${tasksOf(20)} tasks: ${recorded("glyphs", 20)}. The records ` +
-    "are results/playground.json and results/pretrained-glyphs-20w1s.json.";
+    `thinner pens: ${recorded("omniglot", 5)}. Letters, 20-way, ${tasksOf(20)} tasks: ${recorded("glyphs", 20)}. ` +
+    "The records are results/playground.json and results/pretrained-glyphs-20w1s.json.";
 
   showState(kept.values);
 })();
