@@ -453,11 +453,10 @@ def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, ser
     until_said("after 5 steps")
     assert pad.locator("img[title*='by writer']").count() == 5
     before = words.inner_text()
-    draw(5, [(0.3, 0.2), (0.7, 0.8)], [(0.7, 0.2), (0.3, 0.8)])
+    draw(5, [(0.3, 0.2), (0.7, 0.8), (0.3, 0.8)])
     pad.locator("img[title='Query: your drawing']").wait_for()
     lab.shot("20-pad-drawn")
-    pad.get_by_role("button", name="Undo in query").click()  # the second stroke
-    pad.get_by_role("button", name="Undo in query").click()  # the first: the picked character is there again
+    pad.locator("button[title='Undo in query']").click()  # the picked character is there again
     pad.locator("img[title^='Query:'][title*='by writer']").wait_for()
     until_said(before)
     lab.dark("21-pad-dark")

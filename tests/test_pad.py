@@ -96,7 +96,7 @@ def test_undo_and_clear(drawing):
     example = drawing.held(0)
     draw(drawing, {"box": 0, "stroke": CROSS[0]}, {"box": 0, "stroke": CROSS[1]})
     assert drawing.held(0) == CROSS  # in place of the example's character
-    buttons = {w.tooltip: w for w in all_in(drawing) if getattr(w, "icon", "")}
+    buttons = {w.tooltip: w for w in all_in(drawing) if getattr(w, "description", "")}
     buttons["Undo in class 1"].click()
     assert drawing.held(0) == CROSS[:1]
     buttons["Clear class 1"].click()
@@ -136,14 +136,16 @@ def test_it_begins_with_an_example_whose_query_is_by_another_writer(drawing, noi
     assert drawing._seed == 5 and drawing.status.value != before
 
 
-def test_images_and_icons_have_words(drawing):
+def test_images_and_controls_have_words(drawing):
     draw(drawing, {"box": 1, "stroke": CROSS[0]})
     drawing.put(2, None)
     said = [paper.tooltip for paper in drawing.papers]
     assert (
         said[1:3] == ["Class 2: your drawing", "Class 3: empty"] and "by writer" in said[0] and "by writer" in said[3]
     )
-    assert all(w.tooltip for w in all_in(drawing) if getattr(w, "icon", "") or getattr(w, "description", ""))
+    # An icon alone would be spoken as the odd character that it is.
+    assert all(w.tooltip for w in all_in(drawing) if getattr(w, "description", ""))
+    assert all(w.description for w in all_in(drawing) if hasattr(w, "icon"))
 
 
 def test_what_a_pad_refuses(learner, noise, drawing):

@@ -136,7 +136,7 @@ class DrawingPad(Explorer):
         self.events.add_class("mamlcourse-events")
         self.events.observe(self._hear, "value")
         self.papers = [DescribedImage(margin="0") for _ in self.names]
-        boxes = []
+        boxes, half = [], {"width": "52px", "padding": "0"}
         for number, (name, paper) in enumerate(zip(self.names, self.papers)):
             surface = text(
                 f'<svg aria-hidden="true" data-box="{number}" viewBox="0 0 {GRID} {GRID}" '
@@ -145,8 +145,8 @@ class DrawingPad(Explorer):
             surface.add_class("mamlcourse-surface")
             box = widgets.Box([paper, surface], layout={"overflow": "hidden"})
             box.add_class("mamlcourse-paper")
-            undo = widgets.Button(icon="undo", tooltip=f"Undo in {name}", layout={"width": "52px"})
-            clear = widgets.Button(icon="trash", tooltip=f"Clear {name}", layout={"width": "52px"})
+            undo = widgets.Button(description="Undo", tooltip=f"Undo in {name}", layout=half)
+            clear = widgets.Button(description="Clear", tooltip=f"Clear {name}", layout=half)
             undo.on_click(lambda _, number=number: self.undo(number))
             clear.on_click(lambda _, number=number: self.put(number, None))
             title = text(f"<b>{name.capitalize()}</b>")
