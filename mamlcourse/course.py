@@ -27,3 +27,6 @@ def course_files(root: Path) -> list[str]:
         and not any(part.startswith((".", "__pycache__")) for part in path.parts)
         and path.as_posix() != FOR_TEACHERS
     ]
+
+
+RESULTS = course_folder() / "results"  # the records; a lesson finds them wherever it was copied to
