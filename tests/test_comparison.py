@@ -65,7 +65,8 @@ def made_up(accuracies, seconds, memory=None):
             }
             for seed, tasks in enumerate(by_seed)
         ]  # fmt: skip
-        algorithms[name] = {"runs": runs, "peak_memory_bytes": (memory or {}).get(name, 10_000_000)}
+        memory_of = (memory or {}).get(name, 10_000_000)
+        algorithms[name] = {"settings": recipe(name).to_record(), "runs": runs, "peak_memory_bytes": memory_of}
     return {
         "problem": {"dataset": "glyphs", "split": "alphabet", "ways": 5, "shots": 1, "queries": 15}, "train_tasks": 200,
         "tasks_per_batch": 4, "eval_tasks": 4, "seeds": list(range(len(by_seed))), "algorithms": algorithms,
