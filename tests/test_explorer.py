@@ -465,23 +465,23 @@ def test_a_slow_image_never_covers_a_later_one(explore, monkeypatch):
     explore.step.value = 4
     wanted, real, begun = images(explore), widgets.predictions_sheet, threading.Event()
 
-    def slow(task, trajectories, step):
+    def slow(task, trajectories, step, **keywords):
         if step == 1:
             begun.set()
             time.sleep(0.5)
-        return real(task, trajectories, step)
+        return real(task, trajectories, step, **keywords)
 
     monkeypatch.setattr(widgets, "predictions_sheet", slow)
     earlier = threading.Thread(target=lambda: setattr(explore.step, "value", 1))
     earlier.start()
-    begun.wait()
+    assert begun.wait(60)
     explore.step.value = 4
     earlier.join()
     assert images(explore) == wanted and "step 4 of" in explore.words
 
 
 def test_errors_are_shown_and_reach_the_cell(explore, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **keywords):
         raise RuntimeError("out of <ink>")
 
     monkeypatch.setattr(widgets, "predictions_sheet", broken)
