@@ -26,6 +26,7 @@ def course_files(root: Path) -> list[str]:
         if (root / path).is_file()
         and not any(part.startswith((".", "__pycache__")) for part in path.parts)
         and path.as_posix() != FOR_TEACHERS
+        and path.suffix != ".npz"  # the networks of long runs, megabytes that no lesson reads
     ]
 
 

@@ -599,7 +599,8 @@ def test_compare_on_a_folder(run, folder, tmp_path, channels):
     options = ["--train-tasks", "4", "--eval-tasks", "4", "--json", "r.json", "--figure", "f.png"]
     code, out, err = run("compare", "--data", path, *TINY, *options, "--algorithm", "maml", "--algorithm", "fomaml")
     assert code == 0, err
-    assert "birds, 3-way 1-shot" in out and "of unseen classes" in out.replace("\n", " ") and "Margin:" in out
+    words = " ".join(out.split())
+    assert "birds, 3-way 1-shot" in words and "of unseen classes" in words and "Margin:" in words
     problem = read_json(tmp_path / "r.json")["problem"]
     assert (problem["dataset"], problem["split"], problem["channels"], problem["side"]) == (
         "birds",
