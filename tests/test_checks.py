@@ -887,3 +887,9 @@ def test_the_command_shows_progress(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "06 A fair comparison" in out and "1 of 3" in out and "0 of 9 exercises done" in out
     assert "Next: exercises/01_sample_an_episode.ipynb" in out
+
+
+def test_a_mistake_that_diverges_is_recognised():
+    inf = float("inf")
+    wrong, right = torch.tensor([inf, -2e31, 3.0]), torch.tensor([1.0, 2.0, 3.0])
+    assert judge.agree(wrong.clone(), wrong) and not judge.agree(wrong, right) and not judge.agree(right, wrong)
