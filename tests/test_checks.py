@@ -58,7 +58,7 @@ SPLIT = {
     "is in both parts": lambda a, t: (list(range(len(a))), right_split(a, t)[1]),
     "got names of alphabets": lambda a, t: ([x for x in a if x not in t], [x for x in a if x in t]),
     "are exchanged": lambda a, t: right_split(a, t)[::-1],
-    "keep whole alphabets apart": split_by_class,
+    "keep whole alphabets apart|The test classes: expected": split_by_class,
     "are in neither part": lambda a, t: ([], right_split(a, t)[1]),
     "returned None": nothing,
     "expected (train classes, test classes), got list": lambda a, t: right_split(a, t)[0],
