@@ -181,8 +181,8 @@ def write_json(record: dict, path: str | Path) -> None:
     Raises:
         InputError: it cannot be written there.
     """
-    # A list of numbers takes one line, not one for each.
-    text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(record, indent=1))
+    # A list of numbers takes one line, not one for each; no string of JSON has a line break.
+    text = NUMBERS.sub(lambda found: re.sub(r"\n *", "", found[0]), json.dumps(record, indent=1))
     try:
         write_whole(Path(path), f"{text}\n".encode())
     except OSError as error:

@@ -294,7 +294,7 @@ return (torch.stack(parts[0]), torch.tensor(parts[1]), torch.stack(parts[2])[shu
              "return adapted if steps else parameters"),
         ("one too many|with steps=0", "for _ in range(steps + 1):\n    parameters = inner_step(parameters, x, y, alpha)\nreturn parameters"),
         ("got 3|got 4|off: expected|expected .* steps|steps=0", "for _ in range(steps - 1):\n    parameters = inner_step(parameters, x, y, alpha)\nreturn parameters"),
-        ("cut off", "for _ in range(steps):\n    parameters = {n: p.detach().requires_grad_() for n, p in "
+        ("detached", "for _ in range(steps):\n    parameters = {n: p.detach().requires_grad_() for n, p in "
              "inner_step(parameters, x, y, alpha).items()}\nreturn parameters"),
         ("with steps=0", "p = inner_step(parameters, x, y, alpha)\nfor _ in range(steps - 1):\n"
              "    p = inner_step(p, x, y, alpha)\nreturn p"),
@@ -428,7 +428,7 @@ return start, losses
         ("built and thrown away", "gs = torch.func.grad(loss)(parameters)\n"
              "return {n: p - alpha * gs[n].detach() for n, p in parameters.items()}"),
         ("still MAML", "gs = torch.func.grad(loss)(parameters)\nreturn {n: p - alpha * gs[n] for n, p in parameters.items()}"),
-        ("cut off the parameters", "gs = torch.autograd.grad(loss(parameters), list(parameters.values()))\n"
+        ("detached the parameters", "gs = torch.autograd.grad(loss(parameters), list(parameters.values()))\n"
              "return {n: (p - alpha * g).detach() for (n, p), g in zip(parameters.items(), gs)}"),
         ("update any tensor", "new = dict(parameters)\nfor n in parameters:\n"
              "    new[n] = new[n] - alpha * torch.autograd.grad(loss(new), new[n])[0]\nreturn new"),
@@ -608,7 +608,7 @@ return start, losses
         ("never be learned", changed(ADAPT, ("- 1)] * g", "- 1)].item() * g"))),
         ("anew in each step", changed(ADAPT, ("for k in range(steps):\n    gs", "start = parameters\nfor k in range(steps):\n    gs"),
             ("loss(parameters), list(parameters", "loss(start), list(start"))),
-        ("one below zero|cut off at zero", changed(ADAPT, ("- 1)] * g", "- 1)].clamp(min=0) * g"))),
+        ("one below zero|clamped at zero", changed(ADAPT, ("- 1)] * g", "- 1)].clamp(min=0) * g"))),
         ("one below zero", changed(ADAPT, ("- 1)] * g", "- 1)].abs() * g"))),
         ("raised IndexError", changed(ADAPT, ("min(k, len(learning_rates[n]) - 1)", "k"))),
         ("gradient ascent", changed(ADAPT, ("p - learning", "p + learning"))),

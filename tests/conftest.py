@@ -66,3 +66,14 @@ def refusal(function, *arguments, **keywords):
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
+
+
+def drag(page, frame, strokes):
+    """Draw strokes, lists of places from 0 to 1, with the mouse into a box on a page (Playwright's bounding box)."""
+    for stroke in strokes:
+        places = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=5)
+        page.mouse.up()

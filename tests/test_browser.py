@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import drag
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = "10_trajectories.ipynb"
@@ -433,17 +434,8 @@ def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, ser
     pad.get_by_role("button", name="Clear all").click()
     until_said("Still empty: class 1, class 2, class 3, class 4, class 5, query.")
 
-    def draw(box, *strokes):
-        frame = pad.locator("svg").nth(box).bounding_box()
-        for stroke in strokes:
-            places = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in stroke]
-            page.mouse.move(*places[0])
-            page.mouse.down()
-            for place in places[1:]:
-                page.mouse.move(*place, steps=5)
-            page.mouse.up()
-
-    draw(0, [(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)])  # one right after the other
+    frame = pad.locator("svg").nth(0).bounding_box()
+    drag(page, frame, [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]])  # one right after the other
     until_said("Still empty: class 2, class 3, class 4, class 5, query.")
     pad.locator("img[title='Class 1: your drawing']").wait_for()
     pad.locator("polyline").first.wait_for(state="detached")
@@ -453,7 +445,7 @@ def test_the_pad_takes_drawings_by_mouse_and_characters_by_keyboard(browser, ser
     until_said("after 5 steps")
     assert pad.locator("img[title*='by writer']").count() == 5
     before = words.inner_text()
-    draw(5, [(0.3, 0.2), (0.7, 0.8), (0.3, 0.8)])
+    drag(page, pad.locator("svg").nth(5).bounding_box(), [[(0.3, 0.2), (0.7, 0.8), (0.3, 0.8)]])
     pad.locator("img[title='Query: your drawing']").wait_for()
     lab.shot("20-pad-drawn")
     pad.locator("button[title='Undo in query']").click()  # the picked character is there again

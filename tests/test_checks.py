@@ -242,7 +242,7 @@ def one_step(**how):
 
 INNER_STEP = {
     "but this is first order": one_step(graph=False),
-    "cut off from the initialisation": one_step(detached=True),
+    "detached from the initialisation": one_step(detached=True),
     "of the input has changed": one_step(in_place=True),
     "new tensor into the input dictionary": one_step(new_tensor=True),
     "gradient ascent": one_step(sign=-1),
@@ -260,7 +260,7 @@ INNER_LOOP = {
     "every step used the gradient at the initialisation": inner(frozen=True),
     "gradient ascent": inner(sign=-1),
     "first order": inner(graph=False),
-    "cut off from the initialisation": inner(detached=True),
+    "detached from the initialisation": inner(detached=True),
     "of the input has changed": inner(in_place=True),
     "mean squared error, not the sum": inner(mean=False),
     "with steps=0": lambda p, x, y, steps, alpha: inner()(p, x, y, max(steps, 1), alpha),
@@ -392,7 +392,7 @@ def first_order(lr=None, graph=False, detach_grad=True, detach_theta=False, in_p
 FIRST_ORDER = {
     "this is still MAML": first_order(graph=True, detach_grad=False),
     "with create_graph=True": first_order(graph=True),
-    "you cut off the parameters": first_order(detach_theta=True),
+    "you detached the parameters": first_order(detach_theta=True),
     "wrong half was detached": first_order(graph=True, detach_grad=False, detach_theta=True),
     "of the input has changed": first_order(in_place=True),
     "gradient ascent": first_order(sign=-1),
@@ -588,7 +588,7 @@ LEARNED_RATES = {
     "every step used the first learning rate": learned(lambda r, k: r[0]),
     "matched by position": learned(by_place=True),
     "was made positive": learned(lambda r, k: r[k].abs()),
-    "cut off at zero": learned(lambda r, k: r[k].clamp(min=0)),
+    "clamped at zero": learned(lambda r, k: r[k].clamp(min=0)),
     "mean of the learning rates": learned(lambda r, k: r.mean()),
     "from last to first|Count the steps": learned(lambda r, k: r[len(r) - 1 - k]),
     "began again with the first": learned(late=lambda k, trained: k % trained),

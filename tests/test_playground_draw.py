@@ -16,6 +16,7 @@ from pathlib import Path
 import export_playground
 import pytest
 import torch
+from conftest import drag
 
 from mamlcourse import evaluate
 from mamlcourse.pretrained import load_pretrained
@@ -135,14 +136,7 @@ def draw(page, number, *strokes):
     """Draw strokes, lists of places from 0 to 1, into a box with the mouse."""
     paper = page.locator(".paper").nth(number)
     paper.scroll_into_view_if_needed()
-    box = paper.bounding_box()
-    for stroke in strokes:
-        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
-        page.mouse.move(*places[0])
-        page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=5)
-        page.mouse.up()
+    drag(page, paper.bounding_box(), strokes)
 
 
 SHAPES = (

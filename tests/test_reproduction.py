@@ -260,7 +260,7 @@ def test_lists_of_numbers_take_one_line_and_read_the_same(tmp_path):
     record = {"a": [1, 2.5, -3e-07], "b": [], "c": ["x [1, 2]", [0.1]], "d": {"e": [True, None]}}
     write_json(record, tmp_path / "r.json")
     assert read_json(tmp_path / "r.json") == record
-    assert "[ 1, 2.5, -3e-07 ]" in (tmp_path / "r.json").read_text()
+    assert "[1,2.5,-3e-07]" in (tmp_path / "r.json").read_text()
 
 
 def test_commands(finished, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def _judge_inner(adapt, all_steps):
 
 
 def _judge_network(seen, theta):
-    """A network of another width was handed in: whoever uses the notebook's own parameters gives that away."""
+    """A network of another width was passed: whoever uses the notebook's own parameters gives that away."""
     with torch.random.fork_rng(devices=[]):
         own = {name: p.shape for name, p in MLP().named_parameters()}
     if isinstance(seen, dict) and any(getattr(p, "shape", None) == own.get(n) != theta[n].shape for n, p in seen.items()
@@ -116,18 +116,18 @@ def _judge_graph(seen, theta, x, y, steps, alpha, generator, built):
     """The adapted parameters must still depend on the initialisation, to second order."""
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     nothing = {name: torch.zeros_like(p) for name, p in weights.items()}
-    cut_off = (
-        "Leave out detach(), .data and no_grad(): the values are right, but the result is cut off from the "
+    detached = (
+        "Leave out detach(), .data and no_grad(): the values are right, but the result is detached from the "
         "initialisation"
     )
     if not all(p.requires_grad for p in seen.values()):
-        raise CheckFailed(f"{cut_off}, and no gradient can flow back to the parameters.")
+        raise CheckFailed(f"{detached}, and no gradient can flow back to the parameters.")
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
     # The hand-written gradient is ordinary arithmetic, so its derivative needs no graph of a graph.
     twin = {name: p.detach().clone().requires_grad_() for name, p in theta.items()}
     exact = dict(zip(theta, vjp(_adapted(twin, x, y, steps, alpha), weights, list(twin.values()))))
     if agree(back, nothing):
-        raise CheckFailed(f"{cut_off}: no gradient comes back.")
+        raise CheckFailed(f"{detached}: no gradient comes back.")
     compare("The derivative of the adapted parameters with respect to the initialisation", back, exact, (
         (weights,
          f"{lost_graph(built)}, so the values are right, but this is first order, and MAML would silently be FOMAML."),

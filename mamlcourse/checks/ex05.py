@@ -33,14 +33,14 @@ def first_order(step) -> None:
     ))  # fmt: skip
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
-    bent = loss.named(alpha * loss.hessian(constant) @ loss.flat(weights))
+    curvature = loss.named(alpha * loss.hessian(constant) @ loss.flat(weights))
     compare("The gradient that comes back to the initialisation", back, weights, (
         ({name: torch.zeros_like(w) for name, w in weights.items()},
-         "Leave the parameters connected, where only the gradient must be a constant: you cut off the parameters, so "
+         "Leave the parameters connected, where only the gradient must be a constant: you detached the parameters, so "
          "no gradient comes back to the initialisation and nothing would be learned."),
-        ({name: weights[name] - bent[name] for name in weights},
+        ({name: weights[name] - curvature[name] for name in weights},
          "Make the inner gradient a constant: it is differentiated too (I - alpha H), so this is still MAML."),
-        ({name: -bent[name] for name in weights},
+        ({name: -curvature[name] for name in weights},
          "Detach the gradient and leave the parameters connected: the wrong half was detached."),
     ))  # fmt: skip
     if built:
@@ -156,11 +156,11 @@ def left_out(function) -> None:
     seen = call(function, loss, dict(theta), dict(vector), alpha)
     untouched.check()
     constant = {name: p.detach() for name, p in theta.items()}
-    bent = loss.hessian(constant) @ loss.flat(vector)
-    compare("What FOMAML leaves out", seen, loss.named(alpha * bent), (
-        (loss.named(bent), "Multiply by alpha: this is H v."),
-        (loss.named(-alpha * bent), "Leave the sign out: MAML subtracts alpha H v, and you return alpha H v."),
-        (loss.named(loss.flat(vector) - alpha * bent), "Return alpha H v alone: this is (I - alpha H) v."),
+    curvature = loss.hessian(constant) @ loss.flat(vector)
+    compare("What FOMAML leaves out", seen, loss.named(alpha * curvature), (
+        (loss.named(curvature), "Multiply by alpha: this is H v."),
+        (loss.named(-alpha * curvature), "Leave the sign out: MAML subtracts alpha H v, and you return alpha H v."),
+        (loss.named(loss.flat(vector) - alpha * curvature), "Return alpha H v alone: this is (I - alpha H) v."),
         (loss.named(alpha * loss.hessian(constant).diag() * loss.flat(vector)),
          "Let all tensors count: only the diagonal of H was used."),
         (loss.named(alpha * loss.hessian(constant).sum(0)),

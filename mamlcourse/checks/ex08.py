@@ -55,7 +55,7 @@ def _judge_learning_rates(adapt, generator, trained, steps):
          "Leave out abs() and softplus, as learned learning rates are free to change sign: one below zero was made "
          "positive."),
         (adapted(constant, lambda n, s: fixed[n][at(s)].clamp(min=0)),
-         "Leave a learning rate below zero as it is, as learned ones are free to change sign: it was cut off at zero."),
+         "Leave a learning rate below zero as it is, as learned ones are free to change sign: it was clamped at zero."),
         (adapted(constant, lambda n, s: fixed[n].mean()),
          "Use learning_rates[name][k] in step k: every step used the mean of the learning rates."),
         (adapted(constant, lambda n, s: fixed["weight"][at(s)]),
@@ -147,13 +147,13 @@ def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 
         (scaled(normal(over, correction=1)),
          "Divide the variance by n (correction=0): it was divided by n - 1."),
         *[(scaled(normal((0, 1, 2, 3), correction)),
-           "Normalise each channel by itself: mean and variance were taken over all channels together.")
+           "Normalise each channel by itself: mean and variance were computed over all channels together.")
           for correction in (0, 1)],
         (scaled(centred / (std + epsilon)),
          "Put epsilon under the root, of variance + epsilon: it was added to the root."),
         (scaled(normal(over, epsilon=0)), "Add epsilon under the root: epsilon is missing."),
         (scaled(normal(over, epsilon=default)),
-         "Use the argument epsilon: its default was used whatever was handed in."),
+         "Use the argument epsilon: its default was used whatever was passed."),
         (right, "Multiply by γ and add β: γ and β were not used."),
         (right * g[row][:, None, None], "Add β: β was not added."),
         (scaled(centred), "Divide by the standard deviation: the mean was subtracted, but the result was not divided."),
@@ -188,7 +188,7 @@ KINDS = {
     "Take the mean over examples, height and width: this is layer normalisation, each example was normalised by "
     "itself.",
     (2, 3): "Take the mean over the examples too: this is instance normalisation.",
-    (0,): "Take the mean over height and width too: it was taken over the examples alone, for each pixel.",
+    (0,): "Take the mean over height and width too: it was computed over the examples alone, for each pixel.",
 }  # fmt: skip
 LAYER = {(0, 2, 3): "Normalise each example by itself, over channels, height and width: this is batch normalisation."}
 

@@ -12,7 +12,7 @@ from .judge import uniform
 Tensors = dict[str, Tensor]
 ONE_BY_ONE = (
     "Compute all gradients before you update any tensor: here each tensor moved before the gradient of the next was "
-    "taken."
+    "computed."
 )
 
 
@@ -36,7 +36,7 @@ class Coupled:
     tensors are separate, the order of steps and of updates could not be seen.
 
     Attributes:
-        graph: whether somebody has taken its gradient with a graph (create_graph=True) so far.
+        graph: whether somebody has computed its gradient with a graph (create_graph=True) so far.
     """
 
     def __init__(self, generator: torch.Generator, shapes: dict[str, tuple]):
@@ -84,7 +84,7 @@ class Coupled:
 
 
 def one_by_one(loss, parameters: Tensors, lr_at, create_graph: bool, steps: int = 1) -> Tensors:
-    """Each tensor moves before the gradient of the next one is taken: a known mistake.
+    """Each tensor moves before the gradient of the next one is computed: a known mistake.
 
     Args:
         lr_at: (name, number of the step) -> learning rate.
@@ -108,7 +108,7 @@ def lost_graph(built: bool) -> str:
     """What to do about a second-order gradient that came out first order, by whether the graph was built at all."""
     if built:
         return (
-            "Leave the inner gradients connected: they were computed with create_graph=True, but then cut off, by "
+            "Leave the inner gradients connected: they were computed with create_graph=True, but then detached, by "
             "detach(), .data, .item() or no_grad()"
         )
     return "Compute the inner gradients with create_graph=True: the graph of the inner step got lost"
