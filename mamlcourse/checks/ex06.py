@@ -114,7 +114,8 @@ def _rounds(generator, rounds):
         # Every mistake must be told from the right answer and from the other mistakes.
         answers = [[right, *(wrong for wrong, _ in mistakes)] for right, mistakes in _cost_ratios(*measured)]
         answers[0] = answers[0][: None if rounds % 2 == 0 else -2]  # an odd number has but one median
-        if all(abs(a / b - 1) > 0.01 for values in answers for a, b in itertools.combinations(values, 2)):
+        told_apart = all(abs(a / b - 1) > 0.01 for values in answers for a, b in itertools.combinations(values, 2))
+        if told_apart and all(values != sorted(values) for values in measured):  # or sorting in place changes nothing
             return measured
 
 
