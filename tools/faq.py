@@ -1,4 +1,7 @@
-"""Write the measured parts of the book's FAQ and cheat sheet from the result files: `python tools/faq.py`."""
+"""Write the measured parts of the book's FAQ, cheat sheet and maintainers' page from the result files.
+
+    python tools/faq.py
+"""
 
 import re
 import sys
@@ -19,12 +22,12 @@ from mamlcourse.records import device_in_words, markdown_table, origin, read_jso
 from mamlcourse.settings import RECIPES  # noqa: E402
 from mamlcourse.styles import TITLES, title_of  # noqa: E402
 
-PAGES = [ROOT / "book" / name for name in ("faq.md", "cheat_sheet.md")]
+PAGES = [ROOT / "book" / name for name in ("faq.md", "cheat_sheet.md", "maintainers.md")]
 PART = re.compile(r"<!-- measured: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 BEGAN, PAPER, FOLKLORE = claims.SOURCES
 AXES = {
-    "inner_steps": "{} inner steps", "tasks": "{} tasks", "filters": "{} filters", "ways": "{}-way",
-    "side": "images of {} pixels a side",
+    "inner_steps": "inner steps: {}", "tasks": "tasks: {}", "filters": "filters: {}", "ways": "{}-way",
+    "side": "stride, images of {} pixels a side",
 }  # fmt: skip
 
 
@@ -237,8 +240,20 @@ def recipes() -> str:
     return markdown_table(table)
 
 
+def waiting() -> str:
+    """How long a reader of "Draw your own" waits."""
+    times = record("playground-times")
+    words = {"first": "the example, in a page just opened", "stroke": "each further stroke",
+             "task of 20": "the next task of a 20-way round, answered at once"}  # fmt: skip
+    table = [["from", "median (ms)", "slowest (ms)", "times"]]
+    for name, found in times["milliseconds"].items():
+        table.append([words[name], f"{median(found):.0f}", f"{max(found):.0f}", str(len(found))])
+    return "\n\n".join([markdown_table(table), f"{times['browser']}. {origin(times)}"])
+
+
 PARTS = {
-    part.__name__: part for part in (faster, differs, accuracy, memory, switching, tuning, papers, choice, recipes)
+    part.__name__: part
+    for part in (faster, differs, accuracy, memory, switching, tuning, papers, choice, recipes, waiting)
 }
 
 
