@@ -3,8 +3,8 @@
     MAMLCOURSE_DATA=FOLDER python benchmarks/baseline.py results/baseline.json
 
 It sees as many images as 200 episodes of 5 x (1 + 15) hold, takes five gradient steps, and is tested on the tasks of
-results/omniglot-200-tasks.json, so that the two files can be compared task by task. Its inner learning rate is chosen
-on validation alphabets, as MAML's was (results/settings-search.json); then it trains on all background alphabets.
+results/equal-search-test.json, so that the two files can be compared task by task. Its inner learning rate is chosen
+on validation alphabets, as theirs were; then it trains on all background alphabets.
 """
 
 from pathlib import Path
