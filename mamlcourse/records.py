@@ -24,7 +24,18 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-MACHINE = f"{uuid.getnode():x}"
+
+def machine_name(host: str, node: int) -> str:
+    """A name of this machine for file names, the same in each of its processes.
+
+    Where `uuid.getnode` finds no network card, as in many containers, it returns another number in each process, with
+    the bit set that no card has.
+    """
+    found = "" if node >> 40 & 1 else f"{node:x}"
+    return re.sub("[^0-9a-z]", "", host.lower())[:32] + found
+
+
+MACHINE = machine_name(platform.node(), uuid.getnode())
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 # Names in the records of the first edition, and what they are called now.
 OLD_NAMES = {

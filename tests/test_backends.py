@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sysconfig
 import subprocess
 import sys
 
@@ -217,10 +218,12 @@ traceable = pytest.mark.skipif(
     reason="torch.compile cannot trace a meta-gradient in torch 2.6, and in the versions up to 2.11 it was not tried",
 )
 COMPILER = next(filter(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl")), None)
+PYTHON_H = os.path.join(sysconfig.get_path("include"), "Python.h")
 
 
 @traceable
 @pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not os.path.exists(PYTHON_H), reason="torch.compile needs Python's headers")
 def test_compiled_gradients_are_those_of_the_loop():
     (compiled, batch), (loop, _) = waves("compiled"), waves("loop")
     for seed in range(3):  # nothing that changes may have been compiled in

@@ -6,6 +6,7 @@ A wrong answer here is written as a student would write it. The right ones are t
 import json
 import math
 import re
+import runpy
 import statistics
 import threading
 import time
@@ -765,6 +766,15 @@ def test_other_ways_of_being_right_pass():
     })  # fmt: skip
     checks.loss_weights(lambda *case: torch.tensor(weights(*case)))
     checks.split(lambda a, t: tuple(map(tuple, right_split(a, t))))
+
+
+def test_an_answer_in_a_folder_called_as_the_package_is_the_student_s(tmp_path):
+    """A clone of the course is called so: its files are no library's."""
+    path = tmp_path / "mamlcourse" / "lib" / "python" / "answers.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def by_hand(*arguments):\n    return arguments[99]\n", encoding="utf-8")
+    answer = runpy.run_path(str(path))["by_hand"]
+    assert "raised IndexError in line 2, `return arguments[99]`" in complaint(checks.by_hand, answer)
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if name != "evidence"])

@@ -119,6 +119,15 @@ def test_the_numbers_are_printed_although_the_disk_is_full(run, monkeypatch):
     assert "test accuracy (%)" in result[1] and "Margin:" in result[1]
 
 
+def test_a_machine_has_one_name_in_all_its_processes():
+    """Half-written files of the dead are found by it; `uuid.getnode` is another one each time without a card."""
+    assert records.machine_name("Ada's laptop.local", 0x0242AC110002) == "adaslaptoplocal242ac110002"
+    assert records.machine_name("3f1c", 0xF39FCA774E61) == records.machine_name("3f1c", 0xB5A1CA774E61) == "3f1c"
+    told = "from mamlcourse import records; print(records.MACHINE)"
+    other = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == records.MACHINE
+
+
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

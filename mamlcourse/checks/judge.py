@@ -6,13 +6,16 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import signal
 import sys
+import sysconfig
 import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +26,11 @@ from . import progress
 # CPU time for each call of a student's function; wall time may be six times as long, as the machine may be busy.
 SECONDS = 10
 TOLERANCE = 1e-4  # relative to the largest value expected
+# Where Python's library and this package lie; a folder above them may have any name, the package's among them.
+LIBRARIES = tuple(
+    os.path.join(os.path.normcase(folder), "")
+    for folder in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), Path(__file__).resolve().parent.parent)
+) + ("<frozen",)
 WIDTH = 88  # characters in a line of a message: cells of notebooks do not wrap it
 
 
@@ -151,7 +159,7 @@ def _where(error: BaseException) -> str:
 def _line(error: BaseException) -> tuple[int, str]:
     """The line of the student's own code at which it failed: the innermost frame of no library."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        library = any(part in frame.filename for part in ("site-packages", "mamlcourse", "lib/python", "<frozen"))
+        library = "site-packages" in frame.filename or os.path.normcase(frame.filename).startswith(LIBRARIES)
         if not library and frame.line:
             return frame.lineno, frame.line.strip()
     return 0, ""
