@@ -6,9 +6,9 @@ import json
 import os
 import platform
 import shutil
-import sysconfig
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Write the measured parts of the book's FAQ, cheat sheet and maintainers' page from the result files.
 
-    python tools/faq.py
+python tools/faq.py
 """
 
 import re

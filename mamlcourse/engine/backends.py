@@ -7,8 +7,8 @@ numbers within rounding:
 * "vmap": all at once, differentiated within vmap (`torch.func`).
 * "batched", "products": all at once, differentiated below vmap, by layers of two kinds (`batched`).
 * "compiled": vmap's operations fused by torch.compile. Never chosen by itself: it takes from seconds to minutes to
-  begin and needs a C++ compiler, Python's headers (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it. Then it is the
-  fastest for small networks, not for wide convolutions (results/compiled.json).
+  begin and needs a C++ compiler, Python's headers (on a GPU, Triton) and torch 2.11 or later; torch 2.6 cannot do it.
+  Then it is the fastest for small networks, not for wide convolutions (results/compiled.json).
 * "auto": whichever of them the first batches show to be the fastest (`choice`).
 """
 
