@@ -106,6 +106,8 @@ def start(
         typer.echo(sentence)
     if no_lab:
         return
+    if os.environ.get("JUPYTERHUB_USER"):  # a second JupyterLab would be out of the browser's reach
+        return typer.echo(f"JupyterLab runs here already: open the folder {folder} in its file browser.")
     arguments, sentences = working_copy.lab_arguments(expanded(folder), not no_browser, jupyter or [])
     for sentence in sentences:
         typer.echo(sentence)

@@ -200,7 +200,9 @@ def test_a_read_only_folder_is_one_sentence(tmp_path):
     code = (
         "import os, sys\n"
         "from mamlcourse import InputError, start\n"
-        "if os.geteuid() == 0: start.course(); os.seteuid(65534)\n"
+        "files = start.course()\n"
+        "start.course = lambda: files  # another user may not be able to read root's own\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
         "try: start.lay_out('mine')\n"
         "except InputError as error: print(error)"
     )
@@ -228,6 +230,13 @@ def test_start_opens_lesson_00_with_the_whole_copy_in_reach(run, course, lab, tm
     assert not {"--allow-root", "--no-browser"} & set(arguments)
     run("start", "mine", "--no-lab")
     assert len(lab) == 1
+
+
+def test_on_a_hub_no_second_server_is_started(run, course, lab, monkeypatch, tmp_path):
+    monkeypatch.setenv("JUPYTERHUB_USER", "ada")
+    code, out, _ = run("start", "mine")
+    assert code == 0 and not lab and (tmp_path / "mine" / start.FIRST).exists()
+    assert out.endswith("JupyterLab runs here already: open the folder mine in its file browser.\n")
 
 
 def test_root_and_no_browser_get_a_sentence_each(run, course, lab, monkeypatch):
