@@ -15,16 +15,17 @@ FAQ = runpy.run_path(str(ROOT / "tools" / "faq.py"))
 
 
 def text(name):
+    """A page of the book, or of another folder by its path."""
     return (ROOT / "book" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", FAQ["PAGES"], ids=lambda page: page.name)
 def test_measured_parts_agree_with_the_result_files(page):
-    assert FAQ["filled"](text(page.name)) == text(page.name), "run: python tools/faq.py"
+    assert FAQ["filled"](text(page)) == text(page), "run: python tools/faq.py"
 
 
 def test_every_part_is_on_one_page():
-    used = re.findall(r"<!-- measured: (\S+) -->", "".join(text(page.name) for page in FAQ["PAGES"]))
+    used = re.findall(r"<!-- measured: (\S+) -->", "".join(text(page) for page in FAQ["PAGES"]))
     assert sorted(used) == sorted(FAQ["PARTS"])
 
 

@@ -1,4 +1,4 @@
-"""Write the measured parts of the book's FAQ, cheat sheet and maintainers' page from the result files.
+"""Write the measured parts of the book's pages and the teachers' page from the result files.
 
 python tools/faq.py
 """
@@ -23,6 +23,7 @@ from mamlcourse.settings import RECIPES  # noqa: E402
 from mamlcourse.styles import TITLES, title_of  # noqa: E402
 
 PAGES = [ROOT / "book" / name for name in ("faq.md", "cheat_sheet.md", "maintainers.md")]
+PAGES.append(ROOT / "exercises" / "TEACHERS.md")
 PART = re.compile(r"<!-- measured: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 BEGAN, PAPER, FOLKLORE = claims.SOURCES
 AXES = {
@@ -251,9 +252,28 @@ def waiting() -> str:
     return "\n\n".join([markdown_table(table), f"{times['browser']}. {origin(times)}"])
 
 
+def grading() -> str:
+    """How long a class takes to grade."""
+    found = record("grading")
+    table = [["exercise", "students", "minutes", "CPU seconds of one"]]
+    for name, own in found["exercises"].items():
+        each = own["cpu_seconds"] / own["students"]
+        table.append([name[:2], str(own["students"]), f"{own['wall_seconds'] / 60:.1f}", f"{each:.1f}"])
+    parts = sum(own["parts"] for own in found["exercises"].values())
+    otherwise = {name[:2]: own["parts_judged_otherwise"] for name, own in found["exercises"].items()}
+    others = ", ".join(f"{count} in {name}" for name, count in otherwise.items() if count)
+    whole = sum(own["cpu_seconds"] / own["students"] for own in found["exercises"].values())
+    words = (
+        f"{found['processes']} at a time. Of {parts} parts {parts - sum(otherwise.values())} got what their own answer "
+        f"deserved; the others ({others}) call an answer that was left open. All nine exercises take {whole:.0f} s of one "
+        f"core for a student, so a hundred students {100 * whole / 60 / 4:.0f} minutes on four such cores."
+    )
+    return "\n\n".join([markdown_table(table), f"{words} {origin(found)}"])
+
+
 PARTS = {
     part.__name__: part
-    for part in (faster, differs, accuracy, memory, switching, tuning, papers, choice, recipes, waiting)
+    for part in (faster, differs, accuracy, memory, switching, tuning, papers, choice, recipes, waiting, grading)
 }
 
 
