@@ -264,9 +264,10 @@ def grading() -> str:
     others = ", ".join(f"{count} in {name}" for name, count in otherwise.items() if count)
     whole = sum(own["cpu_seconds"] / own["students"] for own in found["exercises"].values())
     words = (
-        f"{found['processes']} at a time. Of {parts} parts {parts - sum(otherwise.values())} got what their own answer "
-        f"deserved; the others ({others}) call an answer that was left open. All nine exercises take {whole:.0f} s of one "
-        f"core for a student, so a hundred students {100 * whole / 60 / 4:.0f} minutes on four such cores."
+        f"{found['processes']} at a time. Of {parts} parts {parts - sum(otherwise.values())} got what their own "
+        f"answer deserved; the others ({others}) call an answer that was left open. All nine exercises take "
+        f"{whole:.0f} s of one core for a student, so a hundred students {100 * whole / 60 / 4:.0f} minutes on four "
+        "such cores."
     )
     return "\n\n".join([markdown_table(table), f"{words} {origin(found)}"])
 
