@@ -398,6 +398,8 @@ def luminance(colour):
 
 def test_controls_act_where_the_front_end_asks(monkeypatch, noise, learners):
     """And not in the thread that made or last changed them, which may be the one that runs a long cell."""
+    if not hasattr(BaseComm, "_reply_subshell_for"):
+        pytest.skip("this version of ipykernel does as the front end asks by itself")
     monkeypatch.setattr("comm.create_comm", lambda **options: BaseComm(primary=False, **options))
     explorers = TrajectoryExplorer(learners, noise, ways=3, number=6), TrainingMonitor()
     for explorer in explorers:
