@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,7 +315,7 @@ def claim(record: dict, name: str, other: str, statement: str, source: str, valu
     check_choice("The values", values, ("task_accuracies", "task_losses"))
     difference, half = paired_difference(record, name, other, values)
     seeds = len(record["seeds"])
-    budget = f"{_budget(record)}, {seeds} seed{'s' * (seeds > 1)}"
+    budget = f"{_budget(record, (name, other))}, {seeds} seed{'s' * (seeds > 1)}"
     one, two = title_of(name), title_of(other)
     if values == "task_losses":
         return Claim(source, statement, f"test loss, {two} - {one}", budget, -difference, half, unit="", digits=3)
@@ -438,7 +438,8 @@ def caption(record: dict) -> str:
     return (
         f"{problem['dataset']}{tested}, {problem['ways']}-way {problem['shots']}-shot, "
         f"{problem['queries']} queries per class; "
-        f"{_budget(record)}, {_schedule(record)}, {record['eval_tasks']} tasks of unseen {unseen}, "
+        f"{_budget(record, record['algorithms'])}, {_schedule(record)}, "
+        f"{record['eval_tasks']} tasks of unseen {unseen}, "
         f"{seeds} seed{'s' * (seeds > 1)}; ± is half a 95% confidence interval {interval_in_words(seeds)}; "
         f"{device_in_words(record)}, {record['date'][:10]}."
     )
@@ -454,13 +455,15 @@ def legend(record: dict) -> str:
     )
 
 
-def _budget(record: dict) -> str:
-    """The training tasks in words; they may differ by name."""
+def _budget(record: dict, names: Collection[str]) -> str:
+    """The training tasks of these algorithms in words; they may differ by name."""
     budgets, size = record["train_tasks"], record["tasks_per_batch"]
-    if isinstance(budgets, dict) and len(set(budgets.values())) > 1:
-        each = ", ".join(f"{title_of(name)} {tasks}" for name, tasks in budgets.items())
+    if not isinstance(budgets, dict):
+        budgets = dict.fromkeys(names, budgets)
+    tasks = budgets[next(iter(names))]
+    if any(budgets[name] != tasks for name in names):
+        each = ", ".join(f"{title_of(name)} {budgets[name]}" for name in names)
         return f"training tasks in batches of {size}: {each}"
-    tasks = next(iter(budgets.values())) if isinstance(budgets, dict) else budgets
     return f"{tasks} training tasks ({tasks // size} batches of {size})"
 
 

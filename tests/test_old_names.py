@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mamlcourse import RECIPES, CharacterTasks, Conv4, InputError, Settings, learner, train
-from mamlcourse.comparison import caption
+from mamlcourse.claims import SOURCES
+from mamlcourse.comparison import caption, claim
 from mamlcourse.pretrained import FOLDER, load_pretrained
 from mamlcourse.problems import Problem
 from mamlcourse.records import read_json, with_current_names
@@ -111,6 +112,12 @@ def test_captions_of_budgets_by_name_and_of_random_splits():
     record = read_json(RESULTS / "first-order.json")
     assert isinstance(record["train_tasks"], dict)
     assert "training tasks in batches of 4: MAML 200, FOMAML 200" in caption(record)
+    # A claim names the budgets of its two alone.
+    tripled = claim(record, "fomaml, 3x tasks", "maml", "more tasks help", SOURCES[0]).budget
+    assert tripled == "training tasks in batches of 4: FOMAML, 3x tasks 600, MAML 200, 3 seeds"
+    assert claim(record, "fomaml", "maml", "it is ahead", SOURCES[0]).budget.startswith(
+        "200 training tasks (50 batches"
+    )
     assert "of unseen alphabets" in caption(record)
     record["problem"]["split"] = "random"
     assert "of unseen classes" in caption(record)
