@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from itertools import combinations
 from statistics import fmean, median
 
 import torch
@@ -59,17 +60,21 @@ def _short_task(right: str) -> Callable:
 @_short_task("round by round, then the middle one.")
 def middle_ratio(function: Callable) -> None:
     """`function(seconds, base)`: two lists, each round's times at the same place; the median of the rounds' ratios."""
-    generator = fresh()
-    load = torch.linspace(1, 4, 7).double() + uniform(generator, 7, high=0)  # the machine gets busier
-    seconds, base = (load * uniform(generator, 7, low=0.5, high=2)).tolist(), load.tolist()
-    expected = median(own / other for own, other in zip(seconds, base))
-    mistakes = [
-        (median(seconds) / median(base), "That is the ratio of the medians: divide round by round first."),
-        (fmean(seconds) / fmean(base), "That is the ratio of the means: divide round by round, then take the median."),
-        (1 / expected, "That is the base's time over the other's: turn the ratio round."),
-        (fmean(own / other for own, other in zip(seconds, base)), "That is the mean of the ratios: one disturbed round "
-         "moves it; take the median."),
-    ]  # fmt: skip
+    generator, apart = fresh(), False
+    while not apart:  # by chance a mistake has the same value
+        load = torch.linspace(1, 4, 7).double() + uniform(generator, 7, high=0)  # the machine gets busier
+        seconds, base = (load * uniform(generator, 7, low=0.5, high=2)).tolist(), load.tolist()
+        expected = median(own / other for own, other in zip(seconds, base))
+        mistakes = [
+            (median(seconds) / median(base), "That is the ratio of the medians: divide round by round first."),
+            (fmean(seconds) / fmean(base), "That is the ratio of the means: divide round by round, then take the "
+             "median."),
+            (1 / expected, "That is the base's time over the other's: turn the ratio round."),
+            (fmean(own / other for own, other in zip(seconds, base)), "That is the mean of the ratios: one disturbed "
+             "round moves it; take the median."),
+        ]  # fmt: skip
+        values = [expected, *(value for value, _ in mistakes)]
+        apart = all(abs(one / other - 1) > 0.02 for one, other in combinations(values, 2))
     compare("The ratio", function(seconds, base), expected, mistakes)
 
 
