@@ -364,7 +364,7 @@ EVERY_TASK_COUNTS = {
     "Replace every single task in turn": replacing(lambda tasks: [0]),
     "leaves out the first one|only the last": replacing(lambda tasks: [tasks - 1]),
     "leaves out the task in the middle": reversing(False),
-    "exactly|False of every version": reversing(True),
+    "exactly|with a tolerance|False of every version": reversing(True),
     "last digits vary|Compare with a tolerance": replacing(range, exact=True),
     "the opposite": lambda *a: not replacing(range)(*a),
     "expected True or False, got int": lambda *a: 1,
