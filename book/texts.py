@@ -5,7 +5,7 @@ import re
 
 FIGURE = re.compile(r"\*(?:Figure|Expected figure[^:*]*):\s+(.+?)\*(?!\w)", re.DOTALL)
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
-TO_PLAYGROUND = re.compile(r"\[([^\]]+)\]\(((?:\.\./)?(?:book/)?playgrounds/[^)\s]+)\)")
+TO_PLAYGROUND = re.compile(r"(?<!`)\[([^\]]+)\]\(((?:\.\./)?(?:book/)?playgrounds/[^)\s]+)\)")
 
 
 def anchor(title):

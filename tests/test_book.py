@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SHOTS = ROOT / "runs" / "browser"
 CHROMIUM = os.environ.get("MAMLCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-alternative_text = runpy.run_path(str(ROOT / "book" / "texts.py"))["alternative_text"]
+TEXTS = runpy.run_path(str(ROOT / "book" / "texts.py"))
+alternative_text = TEXTS["alternative_text"]
 
 
 def python_with_sphinx():
@@ -51,6 +52,12 @@ def book(tmp_path_factory):
 
 def pages(site):
     return {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html") if "_static" not in path.parts}
+
+
+def test_a_link_to_a_playground_is_one_and_code_stays_code():
+    link = "[the bowl](../book/playgrounds/alone/bowl.html)"
+    made = '<a href="../book/playgrounds/bowl.html">the bowl</a>'
+    assert TEXTS["with_links"](f"see {link}, written `{link}`") == f"see {made}, written `{link}`"
 
 
 def test_book_has_a_page_for_each_notebook_that_says_what_its_figures_show(book):
