@@ -423,9 +423,9 @@ return start, losses
              "return {n: p - alpha * gs[n] for n, p in parameters.items()}"),
         ("", "copy = {n: p.detach().clone().requires_grad_() for n, p in parameters.items()}\nloss(copy).backward()\n"
              "return {n: p - alpha * copy[n].grad for n, p in parameters.items()}"),
-        ("built and thrown away", "gs = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=True)\n"
+        ("built and discarded", "gs = torch.autograd.grad(loss(parameters), list(parameters.values()), create_graph=True)\n"
              "return {n: p - alpha * g.detach() for (n, p), g in zip(parameters.items(), gs)}"),
-        ("built and thrown away", "gs = torch.func.grad(loss)(parameters)\n"
+        ("built and discarded", "gs = torch.func.grad(loss)(parameters)\n"
              "return {n: p - alpha * gs[n].detach() for n, p in parameters.items()}"),
         ("still MAML", "gs = torch.func.grad(loss)(parameters)\nreturn {n: p - alpha * gs[n] for n, p in parameters.items()}"),
         ("detached the parameters", "gs = torch.autograd.grad(loss(parameters), list(parameters.values()))\n"
@@ -639,8 +639,8 @@ return start, losses
         ("instance normalisation", changed(NORM, ("(0, 2, 3)", "(2, 3)"))),
         ("along the\nwidth|along the width", changed(NORM, (".view(1, -1, 1, 1)", ""))),
         ("added to the root", changed(NORM, ("(variance + epsilon).sqrt()", "(variance.sqrt() + epsilon)"))),
-        ("no gradient comes back to γ", changed(NORM, ("gamma[k].view", "gamma[k].detach().view"))),
-        ("no gradient comes back to β", changed(NORM, ("beta[k].view", "beta[k].detach().view"))),
+        ("no gradient flows back to γ", changed(NORM, ("gamma[k].view", "gamma[k].detach().view"))),
+        ("no gradient flows back to β", changed(NORM, ("beta[k].view", "beta[k].detach().view"))),
         ("raised IndexError", changed(NORM, ("min(step, len(gamma) - 1)", "step"))),
         ("not answered yet", "..."),
     ],

@@ -629,7 +629,7 @@ STEP_NORM = {
     "β was not added": norm(beta_too=False),
     "the result was not divided": norm(divide=False),
     "nothing was normalised": norm(dims=None),
-    "no gradient comes back to γ": norm(detach=True),
+    "no gradient flows back to γ": norm(detach=True),
     "expected shape": lambda x, g, b, s: x.flatten(1),
 }
 

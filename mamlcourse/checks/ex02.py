@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .judge import Untouched, call, check, compare, fresh, integer, uniform
-from .reference import Coupled, lost_graph, spd
+from .reference import Coupled, first_order_advice, spd
 
 
 @check
@@ -104,7 +104,7 @@ def _by_autograd(meta_gradient, generator, steps):
 
     expected, adapted = after(steps)
     mistakes = [
-        (grad(adapted, query), f"{lost_graph(support.graph)}, so this is the FOMAML gradient."),
+        (grad(adapted, query), f"{first_order_advice(support.graph)}, so this is the FOMAML gradient."),
         (grad(theta, query),
          "Evaluate the query loss at the adapted parameters: this is the query gradient at theta."),
         (adapted, "Return the gradient of the query loss for theta: these are the adapted parameters."),

@@ -6,7 +6,7 @@ import torch
 
 from ..models import MLP
 from .judge import CheckFailed, Untouched, agree, call, check, compare, fresh, integer, uniform
-from .reference import ONE_BY_ONE, lost_graph, one_by_one, sgd_step, vjp
+from .reference import ONE_BY_ONE, first_order_advice, one_by_one, sgd_step, vjp
 
 USE_PREDICT = "in predict(parameters, x)"
 NAMES = ("features.0.weight", "features.0.bias", "features.2.weight", "features.2.bias", "head.weight", "head.bias")
@@ -127,10 +127,11 @@ def _judge_graph(seen, theta, x, y, steps, alpha, generator, built):
     twin = {name: p.detach().clone().requires_grad_() for name, p in theta.items()}
     exact = dict(zip(theta, vjp(_adapted(twin, x, y, steps, alpha), weights, list(twin.values()))))
     if agree(back, nothing):
-        raise CheckFailed(f"{detached}: no gradient comes back.")
+        raise CheckFailed(f"{detached}: no gradient flows back.")
     compare("The derivative of the adapted parameters with respect to the initialisation", back, exact, (
         (weights,
-         f"{lost_graph(built)}, so the values are right, but this is first order, and MAML would silently be FOMAML."),
+         f"{first_order_advice(built)}, so the values are right, but this is first order, and MAML would silently be "
+         "FOMAML."),
     ))  # fmt: skip
 
 
@@ -157,5 +158,5 @@ def head_alone(adapt_head) -> None:
         weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
         if not any(g.any() for g in vjp({n: seen[n] for n in NAMES[4:]}, weights, list(theta.values())[:4])):
             raise CheckFailed(
-                f"{lost_graph(True)}: the adapted head depends on the features too, through the gradients."
+                f"{first_order_advice(True)}: the adapted head depends on the features too, through the gradients."
             )

@@ -34,19 +34,19 @@ def first_order(step) -> None:
     weights = {name: uniform(generator, *p.shape) for name, p in theta.items()}
     back = dict(zip(theta, vjp(seen, weights, list(theta.values()))))
     curvature = loss.named(alpha * loss.hessian(constant) @ loss.flat(weights))
-    compare("The gradient that comes back to the initialisation", back, weights, (
+    compare("The gradient that flows back to the initialisation", back, weights, (
         ({name: torch.zeros_like(w) for name, w in weights.items()},
-         "Leave the parameters connected, where only the gradient must be a constant: you detached the parameters, so "
-         "no gradient comes back to the initialisation and nothing would be learned."),
+         "Leave the parameters attached, where only the gradient must be a constant: you detached the parameters, so "
+         "no gradient flows back to the initialisation and nothing would be learned."),
         ({name: weights[name] - curvature[name] for name in weights},
          "Make the inner gradient a constant: it is differentiated too (I - alpha H), so this is still MAML."),
         ({name: -curvature[name] for name in weights},
-         "Detach the gradient and leave the parameters connected: the wrong half was detached."),
+         "Detach the gradient and leave the parameters attached: the wrong half was detached."),
     ))  # fmt: skip
     if built:
         raise CheckFailed(
             "Leave out what asks for a graph (with create_graph=True, or torch.func.grad of tensors that require "
-            "gradients): the values are right, but a graph of the gradient was built and thrown away, so the time and "
+            "gradients): the values are right, but a graph of the gradient was built and discarded, so the time and "
             "memory that FOMAML should save are spent."
         )
 
@@ -108,7 +108,7 @@ LOOK_AT_ALL = "Look at all of the gradients: it says False where only {} of the 
 MESSAGES = {
     ("graph", "end", "first", "middle", "last"):
     "Look at grad_fn of the gradients instead of at values: only MAML itself was caught, as a graph that is built and "
-    "thrown away leaves every value as it is.",
+    "discarded leaves every value as it is.",
     ("first", "middle", "last"): LOOK_AT_ALL.format("one") + " One is enough, so any(), not all().",
     "plain":
     "Look at the gradients: it says True of a correct first-order step, whose adapted parameters have a grad_fn "
@@ -164,5 +164,5 @@ def left_out(function) -> None:
         (loss.named(alpha * loss.hessian(constant).diag() * loss.flat(vector)),
          "Let all tensors count: only the diagonal of H was used."),
         (loss.named(alpha * loss.hessian(constant).sum(0)),
-         "Weigh the gradients by the vector before you differentiate them again: this is the Hessian's row sums."),
+         "Weight the gradients by the vector before you differentiate them again: this is the Hessian's row sums."),
     ))  # fmt: skip

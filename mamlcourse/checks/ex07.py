@@ -143,7 +143,7 @@ def _judge_multi_step(function, weights, generator):
     back = torch.autograd.grad(seen, list(theta.values()), allow_unused=True, materialize_grads=True)
     exact = torch.autograd.grad(expected, list(twin.values()))
     if not any(map(torch.any, back)):
-        raise CheckFailed(f"{keep}no gradient comes back to the initialisation.")
+        raise CheckFailed(f"{keep}no gradient flows back to the initialisation.")
     compare("The gradient of the multi-step loss with respect to the initialisation", dict(zip(theta, back)),
             dict(zip(theta, exact)))  # fmt: skip
     needed = sum(w > 0 for w in weights)

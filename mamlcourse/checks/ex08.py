@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .judge import CheckFailed, Untouched, call, check, compare, fresh, integer, uniform
-from .reference import ONE_BY_ONE, Coupled, lost_graph, one_by_one, vjp
+from .reference import ONE_BY_ONE, Coupled, first_order_advice, one_by_one, vjp
 
 SHAPES = {"weight": (3, 2), "scale": (2,), "bias": (3,)}
 
@@ -75,7 +75,7 @@ def _judge_learning_rates(adapt, generator, trained, steps):
         (adapted(constant, lambda n, s: -fixed[n][at(s)]),
          "Subtract learning rate times gradient: the steps are gradient ascent."),
         (frozen, "Compute the gradient anew in each step: every step used the gradient at the initialisation."),
-        # With a graph each update is one more order of derivatives, whose cost grows without measure.
+        # With a graph each update is one more order of derivatives, whose cost grows exponentially.
         *[(one_by_one(loss, constant, lambda n, s: fixed[n][at(s)], graph, steps), ONE_BY_ONE)
           for graph in (True, False) if steps <= 3 or not graph],
     ]  # fmt: skip
@@ -94,10 +94,10 @@ def _judge_learning_rates(adapt, generator, trained, steps):
         compare(f"The gradient for the {part}", one, right, (
             (torch.zeros_like(right),
              "Use the tensors of the learning rates themselves, without .item(), float() or detach(): no "
-             "gradient comes "
+             "gradient flows "
              "back to them, so they would never be learned." if "learning" in name else
-             "Leave the parameters connected, without detach(): no gradient comes back to the initialisation."),
-            (first, f"{lost_graph(built)}, so the parameters are right, but their gradient is first order."),
+             "Leave the parameters attached, without detach(): no gradient flows back to the initialisation."),
+            (first, f"{first_order_advice(built)}, so the parameters are right, but their gradient is first order."),
         ))  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def _judge_norm(function, generator, step, trained=3, epsilon=None, over=(0, 2, 
     no_moments = vjp({"y": twin(torch.Tensor.detach)}, {"y": weights}, twins)
     for name, one, true, cut in zip(("γ", "β", "x"), back, exact, no_moments):
         mistakes = [(torch.zeros_like(true),
-                     f"Leave out detach() and no_grad(): no gradient comes back to {name}, so nothing would be learned "
+                     f"Leave out detach() and no_grad(): no gradient flows back to {name}, so nothing would be learned "
                      "through it.")]  # fmt: skip
         if name == "x":
             mistakes += [

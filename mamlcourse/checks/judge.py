@@ -143,7 +143,7 @@ RAISED = {  # part of Python's or PyTorch's message: what to do
     "not have been used in the graph":
     "Compute the loss from the very tensors that its gradient is asked for: here it does not depend on one of them.",
     "does not require grad":
-    "Leave the loss connected to tensors that require gradients: here it has no graph, because of detach(), .data, "
+    "Leave the loss attached to tensors that require gradients: here it has no graph, because of detach(), .data, "
     ".item(), no_grad(), or a missing requires_grad_().",
     "backward through the graph a second time":
     "Ask for all gradients of a loss at once, or keep its graph with retain_graph=True: it is freed by the first call.",

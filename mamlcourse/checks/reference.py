@@ -104,11 +104,11 @@ def spd(generator: torch.Generator, size: int) -> Tensor:
     return 1.5 * half @ half.T / size + 0.5 * torch.eye(size)
 
 
-def lost_graph(built: bool) -> str:
+def first_order_advice(built: bool) -> str:
     """What to do about a second-order gradient that came out first order, by whether the graph was built at all."""
     if built:
         return (
-            "Leave the inner gradients connected: they were computed with create_graph=True, but then detached, by "
+            "Leave the inner gradients attached: they were computed with create_graph=True, but then detached, by "
             "detach(), .data, .item() or no_grad()"
         )
-    return "Compute the inner gradients with create_graph=True: the graph of the inner step got lost"
+    return "Compute the inner gradients with create_graph=True: the graph of the inner step was not built"
