@@ -339,6 +339,19 @@ def test_pages_fit_the_screen_and_nothing_moves(visit, width):
 
 
 @pytest.mark.browser
+def test_no_page_is_wider_than_a_phone(visit, book):
+    names = sorted(path.relative_to(book).as_posix() for path in pages(book))
+    page, wide = visit("book/index.html", 390, "dark"), {}
+    for name in names:
+        page.goto((book / name).as_uri())
+        page.evaluate("window.MathJax?.startup?.promise")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 390:
+            wide[name] = width
+    assert not wide
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width, scheme", [(1366, "light"), (1366, "dark"), (390, "light")])
 def test_axe_finds_nothing_serious(visit, book, axe, width, scheme):
     """Every page and playground, in the dark and on a phone a few of every kind."""
