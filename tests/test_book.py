@@ -340,7 +340,7 @@ def test_pages_fit_the_screen_and_nothing_moves(visit, width):
 
 @pytest.mark.browser
 def test_no_page_is_wider_than_a_phone(visit, book):
-    names = sorted(path.relative_to(book).as_posix() for path in pages(book))
+    names = sorted({path.relative_to(book).as_posix() for path in pages(book)} - {"index.html"})  # it leads on at once
     page, wide = visit("book/index.html", 390, "dark"), {}
     for name in names:
         page.goto((book / name).as_uri())

@@ -31,6 +31,8 @@ def _judge_inner(adapt, all_steps):
         x, y = uniform(generator, points, 1, low=-3, high=3), uniform(generator, points, 1, low=-2, high=2)
         alpha = float(uniform(generator, low=0.02, high=0.05))
         theta = {name: p.requires_grad_() for name, p in _network(generator).items()}
+        while not _moderate(_adapted({name: p.detach() for name, p in theta.items()}, x, y, steps, -alpha)):
+            alpha /= 2  # gradient ascent that overflows would not be recognised
         given = dict(theta)
         untouched, built = Untouched(given), []
         for p in theta.values():  # a hook sees whether autograd records during the backward pass: create_graph=True
@@ -80,6 +82,10 @@ def _adapted(parameters, x, y, steps, alpha):
     for _ in range(steps):
         parameters = sgd_step(parameters, _grads(parameters, x, y), alpha)
     return parameters
+
+
+def _moderate(parameters):
+    return all((p.abs() < 100).all() for p in parameters.values())
 
 
 def _judge_values(seen, theta, x, y, steps, alpha):
